@@ -1,0 +1,1 @@
+"""Environments of the executors that Airflow ships; third parties register their own."""

@@ -1,0 +1,1 @@
+"""What a case passes through: environment, faults, history, checker, verdicts."""

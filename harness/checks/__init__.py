@@ -1,0 +1,1 @@
+"""Clause decisions, one module per clause group, each over the history alone."""

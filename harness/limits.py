@@ -1,0 +1,31 @@
+"""Every bound of the harness, in one typed table; all values are seconds unless the name says otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Last resorts: a wait normally ends on an event or on quiescence, well before its bound."""
+
+    api_server_start: float = 120.0  # imports of all apps take 8 s on a quiet machine
+    scheduler_start: float = 60.0
+    worker_start: float = 60.0
+    template_migration: float = 180.0
+    settle: float = 30.0  # a callback that neither ends nor comes to rest
+    start_of_callable: float = 30.0
+    wire_event: float = 30.0
+    scheduler_step: float = 20.0  # heartbeat() and event processing of one loop step
+    supervisor_answer: float = 5.0  # RUN-10: the supervisor answers its child at once or never
+    plain_scheduler: float = 60.0
+    command: float = 60.0  # a command of Airflow's that ends by itself
+    stop_grace: float = 3.0  # SIGTERM to SIGKILL
+    quiet_window: float = 0.8  # nothing may move for this long before 'stuck' is proven
+    quiet_steps: int = 5  # scheduler steps within the quiet window
+    pump_interval: float = 0.02  # between two scheduler steps while something is awaited
+    callback_execution_timeout: int = 2  # [callbacks] callback_execution_timeout of the timeout case
+    effect_hold: float = 60.0  # a held callable gives up after this
+
+
+LIMITS = Limits()

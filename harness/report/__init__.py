@@ -1,0 +1,1 @@
+"""What is left of a run: report.json, summary.md, the terminal matrix."""
