@@ -1,0 +1,242 @@
+"""The scheduler side: the real SchedulerJobRunner and the real executor, stepped by the harness.
+
+A step is one turn of ``SchedulerJobRunner._run_scheduler_loop`` as far as it concerns executors. No method of
+Airflow is replaced. What is seen is seen from beside: the event buffer is a dict that notes what is put into
+it, and the interpreter's profile hook tells when core hands a workload to ``queue_workload``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import sys
+import time
+import traceback
+from types import FrameType
+from typing import Any
+
+from executor_conformance.harness.airflow_side import seeding
+from executor_conformance.harness.channel import Channel
+
+
+def describe_key(key: Any) -> dict[str, Any]:
+    """The type and the text of a workload key, and its id where it has one."""
+    identity = getattr(key, "id", None)
+    return {"key_type": type(key).__name__, "key": str(identity if identity is not None else key)}
+
+
+class EventRecorder(dict):
+    """An executor's event buffer that notes each event at the moment it is put in."""
+
+    def __init__(self, notes: list[dict[str, Any]], executor: str, content: dict[Any, Any]) -> None:
+        super().__init__()
+        self.notes = notes
+        self.executor = executor
+        for key, value in content.items():
+            self[key] = value
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        state, info = (value + (None, None))[:2] if isinstance(value, tuple) else (value, None)
+        self.notes.append(
+            {
+                "at": time.monotonic(),
+                "executor": self.executor,
+                **describe_key(key),
+                "state": None if state is None else str(getattr(state, "value", state)),
+                "state_type": type(state).__name__,
+                "info": None if info is None else str(info)[:2000],
+            }
+        )
+        super().__setitem__(key, value)
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+
+class SchedulerSide:
+    """What one scheduler process holds: the runner, its executors, and what was seen of them."""
+
+    def __init__(self) -> None:
+        from airflow.executors.executor_loader import ExecutorLoader
+        from airflow.jobs.job import Job
+        from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+
+        self.fingerprint_key = os.environ["EXECUTOR_CONFORMANCE_FINGERPRINT_KEY"].encode()
+        executors = ExecutorLoader.init_executors()
+        self.runner = SchedulerJobRunner(job=Job(), executors=executors)
+        self.runner.job.job_type = self.runner.job_type
+        seeding.save_job(self.runner.job)
+        self.names = {id(executor): self._name(executor) for executor in executors}
+        self.notes: list[dict[str, Any]] = []
+        self.workloads: list[dict[str, Any]] = []
+        self.slots: dict[str, Any] = {}
+        for executor in executors:
+            executor.job_id = self.runner.job.id
+            executor.start()
+
+    @staticmethod
+    def _name(executor: Any) -> str:
+        name = executor.name
+        return (name.alias or name.module_path) if name else type(executor).__name__
+
+    def executors(self) -> list[dict[str, Any]]:
+        """What was loaded: name, class path, parallelism."""
+        return [
+            {
+                "name": self.names[id(executor)],
+                "class": f"{type(executor).__module__}.{type(executor).__qualname__}",
+                "parallelism": executor.parallelism,
+            }
+            for executor in self.runner.executors
+        ]
+
+    # -- observing ----------------------------------------------------------------------------------------
+
+    def _record_events(self) -> None:
+        for executor in self.runner.executors:
+            if not isinstance(executor.event_buffer, EventRecorder):
+                name = self.names[id(executor)]
+                executor.event_buffer = EventRecorder(self.notes, name, executor.event_buffer)
+
+    def _fingerprint(self, token: str) -> str:
+        return hmac.new(self.fingerprint_key, token.encode(), hashlib.sha256).hexdigest()[:16]
+
+    def _watch_queueing(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event != "call" or frame.f_code.co_name not in ("queue_workload", "register_queued_task"):
+            return
+        workload, executor = frame.f_locals.get("workload"), frame.f_locals.get("self")
+        token = getattr(workload, "token", None)
+        if token is None or executor is None or id(executor) not in self.names:
+            return
+        key = describe_key(executor.get_workload_key(workload) if hasattr(executor, "get_workload_key") else workload.key)
+        if any(seen["key"] == key["key"] for seen in self.workloads):
+            return  # an override that calls its parent shows the same workload twice
+        import jwt
+
+        claims = jwt.decode(token, options={"verify_signature": False}) if token else None
+        self.workloads.append(
+            {
+                "at": time.monotonic(),
+                "executor": self.names[id(executor)],
+                "workload_type": type(workload).__name__,
+                **key,
+                "log_path": getattr(workload, "log_path", None),
+                "token": {"claims": claims, "fingerprint": self._fingerprint(token)} if token else None,
+            }
+        )
+
+    def _slots(self) -> dict[str, Any]:
+        now = {}
+        for executor in self.runner.executors:
+            queues = getattr(executor, "executor_queues", None)
+            if queues is not None:
+                queued = [key for queue in queues.values() for key in queue]
+            else:
+                queued = [*executor.queued_tasks, *executor.queued_callbacks]
+            now[self.names[id(executor)]] = {
+                "running": sorted(describe_key(key)["key"] for key in executor.running),
+                "queued": sorted(describe_key(key)["key"] for key in queued),
+                "occupied": executor.slots_occupied,
+                "parallelism": executor.parallelism,
+            }
+        return now
+
+    def _set_parallelism(self, value: int) -> None:
+        self.runner._parallelism = value
+        self.runner.executors[0].parallelism = value
+
+    # -- operations ---------------------------------------------------------------------------------------
+
+    def step(self, scheduling: bool = False, parallelism: list[int] | None = None) -> dict[str, Any]:
+        """One turn of the scheduler loop; what came of it, and what it raised, if it did.
+
+        ``parallelism`` sets the parallelism of the first executor and of the runner: the first value before the
+        turn, the second between queueing and the heartbeat. That is how a queue is made longer than its slots.
+        """
+        from airflow.utils.session import create_session
+
+        self._record_events()
+        error = None
+        where = ""
+        if parallelism:
+            self._set_parallelism(parallelism[0])
+        try:
+            if scheduling:
+                where = "_do_scheduling"
+                with create_session() as session:
+                    self.runner._do_scheduling(session)
+                    session.expunge_all()
+            if parallelism:
+                self._set_parallelism(parallelism[1])
+            for executor in self.runner.executors:
+                where = f"{type(executor).__name__}.heartbeat"
+                executor.heartbeat()
+            where = "_process_executor_events"
+            with create_session() as session:
+                for executor in self.runner.executors:
+                    self.runner._process_executor_events(executor=executor, session=session)
+            where = "_enqueue_executor_callbacks"
+            sys.setprofile(self._watch_queueing)
+            try:
+                with create_session() as session:
+                    self.runner._enqueue_executor_callbacks(session)
+            finally:
+                sys.setprofile(None)
+        except Exception as raised:
+            error = {
+                "where": where,
+                "type": type(raised).__name__,
+                "message": str(raised)[:1000],
+                "traceback": traceback.format_exc()[-4000:],
+            }
+        slots = self._slots()
+        answer = {
+            "events": self.notes.copy(),
+            "workloads": self.workloads.copy(),
+            "slots": slots if slots != self.slots else None,
+            "error": error,
+        }
+        self.notes.clear()
+        self.workloads.clear()
+        self.slots = slots
+        return answer
+
+    def handle(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Carry out one request of the harness."""
+        op = message.pop("op")
+        if op == "step":
+            return self.step(**message)
+        if op == "executors":
+            return {"executors": self.executors()}
+        if op == "submit":
+            return seeding.submit_callback(**message)
+        if op == "create_run":
+            return seeding.create_dag_run(**message)
+        raise ValueError(f"unknown operation {op}")
+
+
+def serve(channel: Channel) -> None:
+    """Start the scheduler side and serve requests until the harness closes the connection."""
+    from airflow.settings import dispose_orm, configure_orm
+    from setproctitle import setproctitle
+
+    setproctitle("airflow scheduler -- conformance")
+    dispose_orm(do_log=False)
+    configure_orm()
+    try:
+        if os.environ.get("EXECUTOR_CONFORMANCE_SEED"):
+            seeding.seed_metadata()
+        side = SchedulerSide()
+    except Exception as error:
+        channel.send({"ready": False, "error": f"{type(error).__name__}: {error}", "details": traceback.format_exc()})
+        raise
+    channel.send({"ready": True, "pid": os.getpid(), "executors": side.executors()})
+    while (message := channel.receive()) is not None:
+        try:
+            answer = side.handle(message)
+        except Exception as error:
+            answer = {"failed": f"{type(error).__name__}: {error}", "details": traceback.format_exc()}
+        channel.send(answer)

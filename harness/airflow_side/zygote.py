@@ -1,0 +1,93 @@
+"""A process that has imported Airflow once and forks the processes that need it.
+
+Airflow's imports cost more than a second of CPU; a fork of this process costs milliseconds. The zygote itself
+initialises no executor and opens no database connection, so each fork starts as a fresh process would.
+Run as ``python -m executor_conformance.harness.airflow_side.zygote SOCKET``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Any
+
+os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"  # what the scheduler sets about itself
+
+from executor_conformance.harness.channel import Channel
+
+ROLES = {
+    "scheduler": "executor_conformance.harness.airflow_side.scheduler",
+    "inspection": "executor_conformance.harness.airflow_side.inspection",
+}
+
+
+def _reap(signum: int, frame: FrameType | None) -> None:
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+
+
+def _preload() -> None:
+    """Import what every fork needs, so that each pays for it once."""
+    import airflow.executors.executor_loader
+    import airflow.executors.workloads
+    import airflow.jobs.scheduler_job_runner
+    import airflow.models.deadline
+
+    for role in ROLES.values():
+        importlib.import_module(role)
+    if subject := os.environ.get("EXECUTOR_CONFORMANCE_PRELOAD"):
+        importlib.import_module(subject)
+
+
+def _serve_in_child(message: dict[str, Any]) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    os.environ.update(message.get("env", {}))
+    log = os.open(message["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    code = 0
+    try:
+        importlib.import_module(ROLES[message["role"]]).serve(Channel.connect(message["socket"]))
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def main() -> None:
+    """Import Airflow, then fork on request until the harness closes the connection."""
+    channel = Channel.connect(sys.argv[1])
+    try:
+        _preload()
+        import airflow
+
+        version = airflow.__version__
+    except BaseException as error:
+        channel.send({"ready": False, "error": f"{type(error).__name__}: {error}"})
+        raise
+    signal.signal(signal.SIGCHLD, _reap)
+    channel.send({"ready": True, "airflow": version, "pid": os.getpid()})
+    while (message := channel.receive()) is not None:
+        pid = os.fork()
+        if pid == 0:
+            channel.close()
+            _serve_in_child(message)
+        channel.send({"pid": pid})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""What a backend is: the part of an environment that differs from executor to executor.
+
+A third party registers a subclass under the entry point group ``executor_conformance.backends``; see
+``docs/backends.md``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from executor_conformance.harness.journal import Journal
+    from executor_conformance.harness.processes import ProcessInfo
+    from executor_conformance.harness.supervisor import ManagedProcess, Supervisor
+    from executor_conformance.harness.wire import WireRecorder
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose; the values of the ``--conformance-…`` options."""
+
+    executor: str | None = None
+    database: str = "sqlite"
+    substrate: str = "process"
+    broker: str | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A labelled form of an environment.
+
+    ``smoke`` variants run only the cases marked as smoke; ``note`` says in one sentence what differs.
+    """
+
+    label: str
+    smoke: bool = False
+    note: str = ""
+
+
+@dataclass
+class Site:
+    """What an environment gives its backend."""
+
+    folder: Path
+    supervisor: Supervisor
+    options: Options
+    variant: Variant
+    api_url: str = ""  # the Execution API through the wire recorder, up to and without '/execution/'
+    env: dict[str, str] = field(default_factory=dict)  # of every process of the environment
+    journal: Journal | None = None
+    recorders: dict[str, WireRecorder] = field(default_factory=dict)
+    scheduler_pid: int = 0
+
+
+class Backend(ABC):
+    """Starts the worker side of one kind of executor and knows its processes and its faults."""
+
+    name: ClassVar[str]
+    executor: ClassVar[str]
+    """Import path of the executor that Airflow ships for this environment."""
+    api_apps: ClassVar[str] = "execution"
+    """``--apps`` of the API server: 'execution', or 'all' where the executor has an API of its own."""
+    apis: ClassVar[Mapping[str, str]] = {}
+    """Further APIs to record: label to the path below the server's root."""
+    variants: ClassVar[Sequence[Variant]] = ()
+    victims: ClassVar[frozenset[str]] = frozenset()
+    """Which processes a fault can kill: 'child', 'supervisor', 'unit' (both), 'node' (the whole worker)."""
+    worker_concurrency: ClassVar[int] = 5
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    @classmethod
+    @abstractmethod
+    def missing(cls, options: Options) -> str | None:
+        """What is missing for this environment to run here, in one sentence; None if nothing is."""
+
+    @property
+    @abstractmethod
+    def control_plane(self) -> str:
+        """What takes the request to run something, with its version: for the report."""
+
+    @property
+    @abstractmethod
+    def data_plane(self) -> str:
+        """What really runs it: for the report."""
+
+    def config(self) -> dict[str, str]:
+        """``AIRFLOW__…`` settings that both the scheduler and the worker side need."""
+        return {}
+
+    def start(self) -> None:  # noqa: B027
+        """Start the worker side; called once the API server and the database are there."""
+
+    def wait_ready(self) -> None:  # noqa: B027
+        """Return once a workload would be taken up.
+
+        :raises HarnessError: a worker ended at its start.
+        :raises BoundReached: it is not ready in time.
+        """
+
+    @abstractmethod
+    def units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
+        """Pids of the live processes that are carrying out a workload, of those in ``processes``."""
+
+    @abstractmethod
+    def nodes(self) -> list[ManagedProcess]:
+        """The main processes of the workers; empty where the scheduler's process is the worker."""
+
+    def pending(self, callback: str) -> list[str]:
+        """What may still happen to the callback by itself, one sentence each: messages, timers, retries."""
+        return []
+
+    def repair(self, processes: Mapping[int, ProcessInfo]) -> bool:
+        """Make the worker side whole again after a fault; True if the scheduler must be started anew."""
+        return False
+
+    def stop(self) -> None:  # noqa: B027
+        """Release what is not a process of the supervisor (queues, databases of its own)."""

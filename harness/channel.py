@@ -1,0 +1,66 @@
+"""JSON lines over a Unix socket: how the harness talks to the processes that import Airflow."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+from executor_conformance.harness.errors import BoundReached, HarnessError
+
+
+class Channel:
+    """One end of a connection; messages are JSON objects, one per line."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._buffer = b""
+
+    @classmethod
+    def connect(cls, path: str) -> Channel:
+        """Connect to the socket at ``path``."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.connect(path)
+        return cls(connection)
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send one message."""
+        self._socket.sendall(json.dumps(message, default=str).encode() + b"\n")
+
+    def receive(self, timeout: float | None = None, reason: str = "") -> dict[str, Any] | None:
+        """The next message, or None when the other end has closed.
+
+        :raises BoundReached: nothing came within ``timeout`` seconds; ``reason`` says what was waited for.
+        """
+        self._socket.settimeout(timeout)
+        while b"\n" not in self._buffer:
+            try:
+                chunk = self._socket.recv(1 << 20)
+            except TimeoutError:
+                raise BoundReached(f"{reason or 'A message'} did not come within {timeout:g} s.") from None
+            except OSError:
+                return None
+            if not chunk:
+                return None
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        message = json.loads(line)
+        if not isinstance(message, dict):
+            raise HarnessError(f"A message of the wrong shape came over a channel: {line[:200]!r}")
+        return message
+
+    def call(self, op: str, timeout: float | None = None, **arguments: Any) -> dict[str, Any] | None:
+        """Send ``op`` with its arguments and return the answer (None: the other end has closed)."""
+        try:
+            self.send({"op": op, **arguments})
+        except OSError:
+            return None
+        return self.receive(timeout, f"The answer to '{op}'")
+
+    def fileno(self) -> int:
+        """The descriptor of the connection."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close this end."""
+        self._socket.close()

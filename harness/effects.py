@@ -1,0 +1,121 @@
+"""Where callables report their effects, over loopback HTTP; a reported effect can be held."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from executor_conformance.harness.errors import BoundReached
+from executor_conformance.harness.limits import LIMITS
+
+
+@dataclass
+class Breakpoint:
+    """Stops the callable with ``probe`` at the report ``what`` until it is released."""
+
+    probe: str
+    what: str
+    hit: dict[str, Any] | None = None
+    _hit: threading.Event = field(default_factory=threading.Event)
+    _go: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self, timeout: float = LIMITS.start_of_callable) -> dict[str, Any]:
+        """The report that was stopped: ``what``, ``probe``, ``pid``, ``ppid``, ``data``.
+
+        :raises BoundReached: the callable did not come by within ``timeout`` seconds.
+        """
+        if not self._hit.wait(timeout):
+            raise BoundReached(f"The callable {self.probe} did not reach '{self.what}' within {timeout:g} s.")
+        assert self.hit is not None
+        return self.hit
+
+    @property
+    def reached(self) -> bool:
+        """Whether the callable has come by."""
+        return self._hit.is_set()
+
+    def release(self) -> None:
+        """Let the callable go on."""
+        self._go.set()
+
+
+class EffectsServer:
+    """Records what callables report and holds them at breakpoints.
+
+    ``sink`` has the signature of :meth:`History.append`.
+    """
+
+    def __init__(self, sink: Callable[..., Any]) -> None:
+        self.sink = sink
+        self.breakpoints: list[Breakpoint] = []
+        self.reports = 0
+        self._secret = secrets.token_urlsafe(12)
+        self._server: ThreadingHTTPServer | None = None
+
+    @property
+    def url(self) -> str:
+        """Where callables report; it holds a secret, so that no other run's callable is taken for ours."""
+        assert self._server is not None
+        return f"http://127.0.0.1:{self._server.server_address[1]}/{self._secret}"
+
+    def start(self) -> None:
+        """Listen on loopback and a free port."""
+        effects = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                if self.path.strip("/") != effects._secret:
+                    self.send_error(404)
+                    return
+                effects._take(json.loads(body))
+                answer = b'{"go": true}'
+                try:
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(answer)))
+                    self.end_headers()
+                    self.wfile.write(answer)
+                except OSError:
+                    pass  # a callable that was killed while it was held
+
+            def log_message(self, format: str, *arguments: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+
+    def _take(self, report: dict[str, Any]) -> None:
+        self.sink("effect", **{name: report.get(name) for name in ("what", "probe", "pid", "ppid", "data")})
+        self.reports += 1
+        for point in self.breakpoints:
+            if point.probe == report.get("probe") and point.what == report.get("what"):
+                point.hit = report
+                point._hit.set()
+                point._go.wait(LIMITS.effect_hold)
+                return
+
+    def stop_at(self, probe: str, what: str) -> Breakpoint:
+        """Hold the callable ``probe`` when it reports ``what``."""
+        point = Breakpoint(probe, what)
+        self.breakpoints.append(point)
+        return point
+
+    def clear(self) -> None:
+        """Let every held callable go on, and hold none from now on."""
+        points, self.breakpoints = self.breakpoints, []
+        for point in points:
+            point.release()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self.clear()
+        if self._server:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None

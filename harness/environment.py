@@ -1,0 +1,345 @@
+"""An environment: metadata database, API server, scheduler side and worker side, started for real.
+
+It starts once and serves many cases. What happens in it goes into the history of the case that is on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from executor_conformance.harness.backend import Backend, Options, Site, Variant
+from executor_conformance.harness.channel import Channel
+from executor_conformance.harness.database import make_database
+from executor_conformance.harness.effects import EffectsServer
+from executor_conformance.harness.errors import BoundReached, HarnessError, SchedulerDied
+from executor_conformance.harness.history import Clock, History
+from executor_conformance.harness.journal import Journal
+from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.processes import ProcessInfo, ProcessWatcher
+from executor_conformance.harness.scheduler import SchedulerHandle, Zygote
+from executor_conformance.harness.supervisor import ManagedProcess, Supervisor
+from executor_conformance.harness.rules import keyed_fingerprint
+from executor_conformance.harness.wire import WireRecorder
+
+PARALLELISM = 3
+"""``[core] parallelism`` of every environment: small, so that a full executor is cheap to make."""
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def bytecode_cache() -> str:
+    """Where Airflow's byte code is kept between runs; without it each process compiles what it imports."""
+    from platformdirs import user_cache_dir
+
+    return str(Path(user_cache_dir("airflow-executor-conformance")) / "bytecode")
+
+
+class Environment:
+    """One backend, one executor class, one variant, running.
+
+    :param folder: the run folder of this environment; removed at :meth:`stop` with everything in it.
+    """
+
+    def __init__(
+        self, backend: type[Backend], options: Options, variant: Variant, folder: Path, clock: Clock | None = None
+    ) -> None:
+        self.options = options
+        self.variant = variant
+        self.executor = options.executor or backend.executor
+        self.clock = clock or Clock()
+        self.history = History(self.clock, {"case": "", "subject": variant.label})
+        self.folder = folder
+        self.edition = ""
+        self.airflow_version = ""
+        self.timings: dict[str, float] = {}
+        self._fingerprint_key = secrets.token_hex(16)
+        self._last_step = 0.0
+        self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.supervisor = Supervisor(folder)
+        self.site = Site(folder, self.supervisor, options, variant)
+        self.backend = backend(self.site)
+        self.scheduler: SchedulerHandle | None = None
+        self.zygote: Zygote | None = None
+        self.steps = 0
+        self.slots: dict[str, Any] = {}
+        self.plain_scheduler: ManagedProcess | None = None
+
+    # -- history ------------------------------------------------------------------------------------------
+
+    def sink(self, kind: str, *, t: float | None = None, **fields: Any) -> Any:
+        """Append to the history of the case that is on."""
+        return self.history.append(kind, t=t, **fields)
+
+    # -- start and stop -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start everything; the parts that do not need one another start at the same time.
+
+        :raises HarnessError: a part did not start; the message names it and quotes its log.
+        """
+        began = time.monotonic()
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        self.timings["start_s"] = round(time.monotonic() - began, 2)
+
+    def _start(self) -> None:
+        began = time.monotonic()
+        base = self._base_env()
+        self.database = make_database(
+            self.options.database, self.folder / "database", base, spawn=self.supervisor.spawn
+        )
+        base |= self.database.environ
+        self.journal = Journal(self.database)
+        self.journal.install()
+        self.site.journal = self.journal
+        self.timings["database_s"] = round(time.monotonic() - began, 2)
+        port = free_port()
+        self.server_url = f"http://127.0.0.1:{port}"
+        self.effects = EffectsServer(self.sink)
+        self.effects.start()
+        fingerprint = keyed_fingerprint(self._fingerprint_key.encode())
+        self.watcher = ProcessWatcher(self.supervisor, self.sink)
+        for label in ("execution", *self.backend.apis):
+            recorder = WireRecorder(label, self.server_url, self.sink, fingerprint, self._pids)
+            recorder.start()
+            self.site.recorders[label] = recorder
+        self.wire = self.site.recorders["execution"]
+        self.site.api_url = self.wire.url
+        base["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] = f"{self.wire.url}/execution/"
+        base["EXECUTOR_CONFORMANCE_EFFECTS_URL"] = self.effects.url
+        self.site.env = {**base, **self.backend.config()}
+        self.api_server = self._start_api_server(port)
+        self.zygote = Zygote(self.supervisor, self.folder, self.site.env)
+        self.backend.start()
+        self.zygote.wait_ready()
+        self.airflow_version = self.zygote.airflow_version
+        self.start_scheduler(seed=True)
+        self.timings["scheduler_s"] = round(time.monotonic() - began, 2)
+        self._wait_api_server()
+        self.timings["api_server_s"] = round(time.monotonic() - began, 2)
+        self.edition = self._detect_edition()
+        self.backend.wait_ready()
+        self.timings["worker_s"] = round(time.monotonic() - began, 2)
+        self.journal.install()  # tables that a component made at its start
+
+    def _base_env(self) -> dict[str, str]:
+        kept = ("PATH", "LANG", "LC_ALL", "HOME", "USER", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH", "TZ")
+        env = {name: os.environ[name] for name in kept if name in os.environ}
+        bundle = self.folder / "bundle"
+        bundle.mkdir(exist_ok=True)
+        source = resources.files("executor_conformance.suites") / "bundle" / "conformance_dag.py"
+        (bundle / "conformance_dag.py").write_text(source.read_text("utf-8"), "utf-8")
+        temporary = self.folder / "tmp"
+        temporary.mkdir(exist_ok=True)
+        bundles = [
+            {
+                "name": "conformance",
+                "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+                "kwargs": {"path": str(bundle)},
+            }
+        ]
+        return env | {
+            "TMPDIR": str(temporary),
+            "PYTHONPYCACHEPREFIX": bytecode_cache(),
+            "PYTHONUNBUFFERED": "1",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "AIRFLOW_HOME": str(self.folder / "home"),
+            "AIRFLOW__CORE__EXECUTOR": self.executor,
+            "AIRFLOW__CORE__PARALLELISM": str(PARALLELISM),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__DAGS_FOLDER": str(bundle),
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__FERNET_KEY": "",
+            "AIRFLOW__CORE__AUTH_MANAGER": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
+            "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundles),
+            "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "0",
+            "AIRFLOW__API__SECRET_KEY": secrets.token_urlsafe(32),
+            "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(48),
+            "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(self.folder / "task-logs"),
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.05",
+            "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
+            # A supervisor waits one heartbeat interval when its child's sockets close late
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+            "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "3",
+            "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MIN": "0.1",
+            "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "0.4",
+            "AIRFLOW__CALLBACKS__CALLBACK_EXECUTION_TIMEOUT": str(LIMITS.callback_execution_timeout),
+            "AIRFLOW__TRACES__OTEL_ON": "False",
+            "EXECUTOR_CONFORMANCE_FINGERPRINT_KEY": self._fingerprint_key,
+            "EXECUTOR_CONFORMANCE_PRELOAD": self.executor.rpartition(".")[0],
+            "EXECUTOR_CONFORMANCE_SUBJECT": self.executor,
+        }
+
+    def _start_api_server(self, port: int) -> ManagedProcess:
+        argv = [sys.executable, "-m", "airflow", "api-server", "--host", "127.0.0.1", "--port", str(port)]
+        argv += ["--apps", self.backend.api_apps, "--workers", "1"]
+        env = self.site.env | {"EXECUTOR_CONFORMANCE_ROLE": "api-server"}
+        return self.supervisor.spawn("api-server", argv, env, self.folder)
+
+    def _wait_api_server(self) -> None:
+        deadline = time.monotonic() + LIMITS.api_server_start
+        while True:
+            with contextlib.suppress(OSError, urllib.error.URLError):
+                with urllib.request.urlopen(f"{self.server_url}/execution/health", timeout=5):
+                    return
+            if not self.api_server.alive:
+                raise HarnessError(f"The API server ended at its start: {self.api_server.log_tail(5)}")
+            if time.monotonic() > deadline:
+                raise BoundReached(f"The API server was not ready within {LIMITS.api_server_start:g} s.")
+            time.sleep(0.05)
+
+    def _detect_edition(self) -> str:
+        """Ask the running server which claim it has; a version number would not tell."""
+
+        def status(method: str) -> int:
+            url = f"{self.server_url}/execution/callbacks/00000000-0000-0000-0000-000000000000/run"
+            request = urllib.request.Request(url, method=method)
+            try:
+                with urllib.request.urlopen(request, timeout=10) as answer:
+                    return int(answer.status)
+            except urllib.error.HTTPError as error:
+                return error.code
+
+        if status("POST") in (401, 403):
+            return "claim-idempotent"
+        return "claim" if status("PATCH") in (401, 403) else "claimless"
+
+    def start_scheduler(self, *, seed: bool = False, env: dict[str, str] | None = None) -> None:
+        """Start a scheduler side, in place of the one that is on, if any."""
+        if self.scheduler:
+            self.stop_scheduler()
+        assert self.zygote is not None
+        more = dict(env or {})
+        if seed:
+            more["EXECUTOR_CONFORMANCE_SEED"] = "1"
+        self.scheduler = SchedulerHandle(self.zygote, more)
+        self.site.scheduler_pid = self.scheduler.pid
+        self.slots = {}
+        self.sink("scheduler", what="started", pid=self.scheduler.pid)
+
+    def stop_scheduler(self) -> None:
+        """Kill the scheduler side and what it forked."""
+        if not self.scheduler:
+            return
+        self.scheduler.close()
+        pid = self.scheduler.pid
+        tree = self.watcher.tree_of(pid)
+        self.watcher.kill(tree)
+        deadline = time.monotonic() + LIMITS.stop_grace
+        while time.monotonic() < deadline and any(p in self.watcher.snapshot() for p in tree):
+            time.sleep(0.005)
+        self.scheduler = None
+        self.sink("scheduler", what="stopped", pid=pid)
+
+    def inspect(self, *ops: str) -> dict[str, Any]:
+        """Run inspections of the executor class in a process of their own; results by name."""
+        assert self.zygote is not None
+        channel: Channel
+        channel, _ = self.zygote.fork("inspection")
+        found: dict[str, Any] = {}
+        try:
+            for op in ops:
+                answer = channel.call(op, LIMITS.command)
+                found[op] = answer if answer is not None else {"failed": "the inspecting process ended"}
+        finally:
+            channel.close()
+        return found
+
+    def stop(self) -> None:
+        """Stop and remove everything; safe to call twice and after a failed start."""
+        with self._lock:
+            for recorder in self.site.recorders.values():
+                recorder.stop()
+            if hasattr(self, "effects"):
+                self.effects.stop()
+            with contextlib.suppress(Exception):
+                self.backend.stop()
+            if self.scheduler:
+                self.scheduler.close()
+            if self.zygote:
+                self.zygote.close()
+            if hasattr(self, "journal"):
+                self.journal.close()
+            if hasattr(self, "database"):
+                with contextlib.suppress(Exception):
+                    self.database.drop()
+            self.supervisor.stop(remove=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    # -- observing ----------------------------------------------------------------------------------------
+
+    def _pids(self) -> list[int]:
+        return list(self.watcher.snapshot())
+
+    def processes(self) -> dict[int, ProcessInfo]:
+        """Live processes of the environment by pid."""
+        return self.watcher.snapshot()
+
+    def observe(self) -> None:
+        """Bring rows and processes up to date in the history, without a step of the scheduler."""
+        self.watcher.poll()
+        for entry in self.journal.read():
+            t = max(0.0, self.clock.from_wall(entry.at))
+            if entry.tbl == "callback":
+                self.sink(
+                    "row", t=t, seq=entry.seq, callback=entry.row_id, old=entry.old, new=entry.new, output=entry.info
+                )
+            else:
+                self.sink("task_row", t=t, table=entry.tbl, id=entry.row_id, old=entry.old, new=entry.new)
+
+    def pump(self, **step: Any) -> None:
+        """One step of the scheduler loop, observed.
+
+        :raises SchedulerDied: the real code raised, which ends a real scheduler, or its process is gone.
+        """
+        if self.scheduler is None:
+            self.observe()
+            return
+        try:
+            seen = self.scheduler.step(**step)
+        except BoundReached as hang:
+            self.sink("scheduler", what="hang", pid=self.scheduler.pid, limit_s=LIMITS.scheduler_step)
+            raise SchedulerDied(f"A step of the scheduler loop did not come back: {hang}") from None
+        except SchedulerDied:
+            self.observe()
+            self.sink("scheduler", what="gone", pid=self.scheduler.pid)
+            raise
+        self.steps += 1
+        for workload in seen["workloads"]:
+            at = workload.pop("at") - self.clock.origin
+            self.sink("workload", t=at, **workload)
+        for event in seen["events"]:
+            at = event.pop("at") - self.clock.origin
+            self.sink("event", t=at, **event)
+        if seen["slots"] is not None:
+            self.slots = seen["slots"]
+            self.sink("slots", executors=seen["slots"])
+        self.observe()
+        if error := seen["error"]:
+            self.sink("scheduler", what="error", pid=self.scheduler.pid, **error)
+            raise SchedulerDied(
+                f"{error['type']} in {error['where']} ended the scheduler: {error['message']}", error["traceback"]
+            )

@@ -1,0 +1,217 @@
+"""Expectations: the failures that are known, each with its reason and a date at which it is looked at again.
+
+They are strict: an entry whose clause passes now, that matches nothing, or that is past its date fails the
+run. In ``subject`` and ``case`` the signs ``*`` and ``?`` are wildcards; square brackets stand for
+themselves, because the ids of parametrised cases have them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fnmatch
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from executor_conformance.harness.catalogue import Catalogue
+from executor_conformance.harness.errors import UsageError
+from executor_conformance.harness.verdicts import Decision, Verdict
+
+_KEYS = ("subject", "clause", "case", "reason", "link", "review")
+_FAILED = frozenset({Verdict.FAIL, Verdict.KNOWN, Verdict.FINDING})
+
+
+class Cell(NamedTuple):
+    """One clause decided in one case of one subject; plain data, so any process can make it."""
+
+    subject: str
+    case: str
+    clause: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One ``[[expected]]`` of the file; ``number`` counts from 1."""
+
+    number: int
+    subject: str
+    clauses: tuple[str, ...]
+    reason: str
+    review: datetime.date
+    case: str = "*"
+    link: str = ""
+
+    def matches(self, subject: str, case: str, clause: str) -> bool:
+        """Whether this entry speaks of the clause in that case of that subject."""
+        return clause in self.clauses and _like(subject, self.subject) and _like(case, self.case)
+
+    @property
+    def title(self) -> str:
+        """The entry as a sentence names it."""
+        where = "" if self.case == "*" else f" in {self.case}"
+        return f"The expectation {self.number} ({self.subject}, {', '.join(self.clauses)}{where})"
+
+
+@dataclass
+class Expectations:
+    """The entries of one file; ``path`` is ``None`` if there is no file, and then nothing is compared.
+
+    ``matches`` records what :meth:`apply` matched in this process, as pairs of entry number and cell;
+    :meth:`problems` does not use it.
+    """
+
+    entries: tuple[Entry, ...] = ()
+    path: Path | None = None
+    today: datetime.date = field(default_factory=datetime.date.today)
+    matches: list[tuple[int, Cell]] = field(default_factory=list)
+
+    def apply(self, subject: str, case: str, decisions: Iterable[Decision]) -> list[Decision]:
+        """The decisions with listed failures turned into ``known`` and listed findings marked ``listed``."""
+        return [self._applied(subject, case, decision) for decision in decisions]
+
+    def _applied(self, subject: str, case: str, decision: Decision) -> Decision:
+        if decision.verdict not in (Verdict.FAIL, Verdict.FINDING):
+            return decision
+        listing = [entry for entry in self.entries if entry.matches(subject, case, decision.clause)]
+        if not listing:
+            return decision
+        cell = Cell(subject, case, decision.clause, decision.verdict.value)
+        self.matches.extend((entry.number, cell) for entry in listing)
+        entry = listing[0]
+        data = {**decision.data, "listed": True, "review": entry.review.isoformat()}
+        if entry.link:
+            data["link"] = entry.link
+        if decision.verdict is Verdict.FINDING:
+            return replace(decision, data=data)
+        reason = f"{entry.reason}: {decision.reason}" if decision.reason else entry.reason
+        return replace(decision, verdict=Verdict.KNOWN, reason=reason, data=data)
+
+    def problems(self, results: Iterable[tuple[str, str, str, str]], *, complete: bool) -> list[str]:
+        """What makes the expectations wrong for a run, one sentence each, in the order of the file.
+
+        ``results`` are (subject, case, clause, verdict) of the whole run, from as many processes as there
+        were, before or after :meth:`apply`. ``complete`` says that everything was run that the entries could
+        speak of; without it, an entry that matches nothing is no problem.
+        """
+        if self.path is None:
+            return []
+        cells = [Cell(*result) for result in results]
+        found = [problem for entry in self.entries for problem in self._of_entry(entry, cells, complete)]
+        return found + self._unlisted(cells)
+
+    def _of_entry(self, entry: Entry, cells: list[Cell], complete: bool) -> list[str]:
+        found: list[str] = []
+        matched = [cell for cell in cells if entry.matches(cell.subject, cell.case, cell.clause)]
+        failed = [cell for cell in matched if cell.verdict in _FAILED]
+        passed = [cell for cell in matched if cell.verdict == Verdict.PASS]
+        if passed and not failed:
+            found.append(f"{entry.title} passes now in {_cells(passed)}; remove it.")
+        elif passed:
+            found.append(
+                f"{entry.title} lists more than what fails: {_cells(passed)} passes; "
+                "narrow its case or subject."
+            )
+        elif not matched and complete:
+            found.append(f"{entry.title} matches nothing that was run; correct or remove it.")
+        if entry.review < self.today:
+            found.append(
+                f"{entry.title} was to be reviewed by {entry.review}; review it and give it a new date."
+            )
+        return found
+
+    def _unlisted(self, cells: list[Cell]) -> list[str]:
+        findings: dict[tuple[str, str], list[Cell]] = {}
+        for cell in cells:
+            listed = any(entry.matches(cell.subject, cell.case, cell.clause) for entry in self.entries)
+            if cell.verdict == Verdict.FINDING and not listed:
+                findings.setdefault((cell.subject, cell.clause), []).append(cell)
+        return [
+            f"A platform finding that is not written down: {subject} breaks {clause} in "
+            f"{_cells(group, False)}; list it in {self.path}."
+            for (subject, clause), group in findings.items()
+        ]
+
+
+def load_expectations(path: Path, catalogue: Catalogue, today: datetime.date | None = None) -> Expectations:
+    """Read an expectations file.
+
+    :raises UsageError: the file is missing, is no TOML, or has an entry that breaks a rule.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"The expectations {path} cannot be read ({error}); give the path of a TOML file."
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"The expectations {path} are no valid TOML: {error}.") from None
+    unknown = [name for name in data if name != "expected"]
+    if unknown:
+        raise UsageError(
+            f"The expectations {path} have the unknown key {unknown[0]!r}; write [[expected]] entries."
+        )
+    listed = data.get("expected", [])
+    if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
+        raise UsageError(f"In the expectations {path} 'expected' is no list; write [[expected]] entries.")
+    entries = tuple(_entry(path, catalogue, number, entry) for number, entry in enumerate(listed, 1))
+    return Expectations(entries, path, today or datetime.date.today())
+
+
+def _entry(path: Path, catalogue: Catalogue, number: int, entry: Mapping[str, Any]) -> Entry:
+    where = f"The expectation {number} in {path}"
+    unknown = [name for name in entry if name not in _KEYS]
+    if unknown:
+        raise UsageError(f"{where} has the unknown key {unknown[0]!r}; the keys are {', '.join(_KEYS)}.")
+    for name in ("subject", "clause", "reason", "review"):
+        if name not in entry:
+            raise UsageError(f"{where} has no {name}; every entry needs subject, clause, reason and review.")
+    for name in ("subject", "case", "reason", "link"):
+        if name in entry and (not isinstance(entry[name], str) or not entry[name].strip()):
+            raise UsageError(
+                f"{where} has an empty {name} or one that is no string; write one or leave it out."
+            )
+    clauses = [entry["clause"]] if isinstance(entry["clause"], str) else entry["clause"]
+    if not isinstance(clauses, list) or not clauses or not all(isinstance(name, str) for name in clauses):
+        raise UsageError(f"{where} has a clause that is neither an id nor a list of ids.")
+    for name in clauses:
+        try:
+            catalogue.clause(name)
+        except UsageError as error:
+            raise UsageError(f"{where} names an unknown clause: {error}") from None
+    return Entry(
+        number=number,
+        subject=entry["subject"],
+        clauses=tuple(clauses),
+        case=entry.get("case", "*"),
+        reason=entry["reason"].strip().rstrip("."),
+        link=entry.get("link", ""),
+        review=_date(where, entry["review"]),
+    )
+
+
+def _date(where: str, value: object) -> datetime.date:
+    if isinstance(value, str):
+        try:
+            return datetime.date.fromisoformat(value)
+        except ValueError:
+            pass
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        return value
+    raise UsageError(f"{where} has the review {str(value)!r}, which is not a date such as 2027-01-31.")
+
+
+def _like(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
+
+
+def _cells(cells: list[Cell], subject: bool = True) -> str:
+    """At most three cells by name, then how many more."""
+    names = [
+        " ".join(([cell.subject] if subject else []) + [cell.case, cell.clause][: 1 + subject])
+        for cell in cells
+    ]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -1,0 +1,76 @@
+"""What a report means as a whole: the control group and the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from executor_conformance.harness.report.model import CaseResult, Report, case_verdict
+from executor_conformance.harness.verdicts import DECIDED, Verdict
+
+CONTROL_CLAUSE = "TASK-1"
+
+
+def control_failures(cases: Iterable[CaseResult]) -> dict[str, str]:
+    """The subjects whose control group failed, with its reason."""
+    failed: dict[str, str] = {}
+    for case in cases:
+        result = case.clauses.get(CONTROL_CLAUSE)
+        if result and result["verdict"] == Verdict.FAIL:
+            failed.setdefault(
+                case.subject, result["reason"] or case.reason or f"{CONTROL_CLAUSE} in {case.id}"
+            )
+    return failed
+
+
+def apply_control_group(cases: Iterable[CaseResult]) -> list[CaseResult]:
+    """The cases with every ``fail`` of a subject whose control group failed turned into ``error``.
+
+    The control clause itself keeps its ``fail``: it is the one thing that was shown. Applying twice
+    changes nothing.
+    """
+    cases = list(cases)
+    failed = control_failures(cases)
+    return [_excused(case, failed[case.subject]) if case.subject in failed else case for case in cases]
+
+
+def _excused(case: CaseResult, why: str) -> CaseResult:
+    reason = f"the control group failed: {why}"
+    clauses = {
+        clause: {**result, "verdict": Verdict.ERROR.value, "reason": reason}
+        if result["verdict"] == Verdict.FAIL and clause != CONTROL_CLAUSE
+        else result
+        for clause, result in case.clauses.items()
+    }
+    if CONTROL_CLAUSE in clauses:
+        return replace(case, clauses=clauses)
+    if clauses == case.clauses and case.verdict is not Verdict.FAIL:
+        return case
+    verdict = case_verdict(clauses) if clauses != case.clauses else Verdict.ERROR
+    return replace(case, clauses=clauses, verdict=verdict, reason=reason)
+
+
+def exit_code(report: Report) -> int:
+    """How the command ends.
+
+    1: a clause failed; else 3: nothing was decided, the harness broke, or a control group failed; else 1: the
+    expectations are wrong for this run (``problems``); else 0, known failures and platform findings included.
+    A control clause that failed accuses nobody, so by itself it gives 3.
+    """
+    decided: list[Verdict] = []
+    blamed: list[Verdict] = []
+    control_failed = False
+    for case in apply_control_group(report.cases):
+        results = {clause: Verdict(result["verdict"]) for clause, result in case.clauses.items()}
+        decided += [verdict for verdict in results.values() if verdict in DECIDED]
+        if results.pop(CONTROL_CLAUSE, None) is Verdict.FAIL:
+            control_failed = True
+        else:
+            # a case that broke before it could decide a clause has its own verdict only
+            blamed.append(case.verdict)
+        blamed += results.values()
+    if Verdict.FAIL in blamed:
+        return 1
+    if Verdict.ERROR in blamed or control_failed or not decided:
+        return 3
+    return 1 if report.problems else 0

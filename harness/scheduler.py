@@ -1,0 +1,158 @@
+"""The harness's end of the scheduler side: start it, step it, ask it, and notice when it dies or hangs."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from executor_conformance.harness.channel import Channel
+from executor_conformance.harness.errors import BoundReached, HarnessError, SchedulerDied, UsageError
+from executor_conformance.harness.limits import LIMITS
+
+if TYPE_CHECKING:
+    from executor_conformance.harness.supervisor import ManagedProcess, Supervisor
+
+
+class Zygote:
+    """The process that has imported Airflow; forks scheduler sides and inspections."""
+
+    def __init__(self, supervisor: Supervisor, folder: Path, env: dict[str, str]) -> None:
+        self.folder = folder
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # Unix socket paths are limited to about 100 bytes, which a deep temporary folder can pass
+        self._path = folder / "z.sock"
+        self._listener.bind(str(self._path))
+        self._listener.listen()
+        self.process: ManagedProcess = supervisor.spawn(
+            "airflow-side",
+            [sys.executable, "-m", "executor_conformance.harness.airflow_side.zygote", str(self._path)],
+            env,
+            folder,
+        )
+        self._channel: Channel | None = None
+        self.airflow_version = ""
+
+    def _accept(self, timeout: float, reason: str) -> Channel:
+        self._listener.settimeout(1.0)
+        waited = 0.0
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+                return Channel(connection)
+            except TimeoutError:
+                waited += 1.0
+                if not self.process.alive:
+                    raise HarnessError(f"{reason} ended at its start: {self.process.log_tail(5)}") from None
+                if waited >= timeout:
+                    raise BoundReached(f"{reason} did not start within {timeout:g} s.") from None
+
+    def wait_ready(self) -> None:
+        """Wait until Airflow is imported.
+
+        :raises HarnessError: Airflow or the executor's module does not import.
+        """
+        self._channel = self._accept(LIMITS.scheduler_start, "The process that imports Airflow")
+        hello = self._channel.receive(LIMITS.scheduler_start, "The import of Airflow")
+        if not hello or not hello.get("ready"):
+            raise HarnessError(f"Airflow does not import: {(hello or {}).get('error', self.process.log_tail(5))}")
+        self.airflow_version = hello["airflow"]
+
+    def fork(self, role: str, env: dict[str, str] | None = None) -> tuple[Channel, dict[str, Any]]:
+        """Fork a process of ``role`` ('scheduler' or 'inspection'); returns its channel and its greeting."""
+        assert self._channel is not None
+        log = self.folder / "logs" / f"{role}-{secrets.token_hex(3)}.log"
+        self._channel.send({"role": role, "env": env or {}, "socket": str(self._path), "log": str(log)})
+        self._channel.receive(LIMITS.scheduler_start, f"The fork of the {role} process")
+        channel = self._accept(LIMITS.scheduler_start, f"The {role} process")
+        greeting = channel.receive(LIMITS.scheduler_start, f"The start of the {role} process")
+        if not greeting or not greeting.get("ready"):
+            why = (greeting or {}).get("error") or "it ended without a word"
+            raise HarnessError(f"The {role} process did not start: {why} (log: {log})")
+        greeting["log"] = str(log)
+        return channel, greeting
+
+    def close(self) -> None:
+        """Close the sockets; the processes themselves belong to the supervisor."""
+        if self._channel:
+            self._channel.close()
+        self._listener.close()
+
+
+class SchedulerHandle:
+    """One running scheduler side."""
+
+    def __init__(self, zygote: Zygote, env: dict[str, str] | None = None) -> None:
+        self._channel, greeting = zygote.fork("scheduler", env)
+        self.pid: int = greeting["pid"]
+        self.log = Path(greeting["log"])
+        self.executors: list[dict[str, Any]] = greeting["executors"]
+
+    @property
+    def parallelism(self) -> int:
+        """Of the first executor."""
+        return int(self.executors[0]["parallelism"])
+
+    def _call(self, op: str, timeout: float, **arguments: Any) -> dict[str, Any]:
+        answer = self._channel.call(op, timeout, **arguments)
+        if answer is None:
+            raise SchedulerDied(f"The scheduler process {self.pid} ended during '{op}' (log: {self.log}).")
+        if "failed" in answer:
+            raise HarnessError(f"The scheduler side could not do '{op}': {answer['failed']}")
+        return answer
+
+    def step(self, **arguments: Any) -> dict[str, Any]:
+        """One turn of the scheduler loop: ``events``, ``workloads``, ``slots``, ``error``.
+
+        :raises SchedulerDied: the process ended.
+        :raises BoundReached: the step did not come back.
+        """
+        return self._call("step", LIMITS.scheduler_step, **arguments)
+
+    def submit(self, path: str, kwargs: dict[str, Any], **more: Any) -> dict[str, Any]:
+        """Make a missed deadline's callback row; returns ``callback`` (id) and ``path``."""
+        return self._call("submit", LIMITS.command, path=path, kwargs=kwargs, **more)
+
+    def create_run(self, dag_id: str, **more: Any) -> dict[str, Any]:
+        """Create a Dag run: ``run_id``, ``task_instances`` (task id to id), ``callbacks`` of its deadlines."""
+        return self._call("create_run", LIMITS.command, dag_id=dag_id, **more)
+
+    def close(self) -> None:
+        """Close the channel; the process ends by itself when it notices."""
+        self._channel.close()
+
+
+def check_executor_path(path: str) -> None:
+    """Import the executor in a process of its own, so that a bad path is refused before anything starts.
+
+    :raises UsageError: it does not import, or is no executor.
+    """
+    import subprocess
+
+    script = (
+        "import sys, inspect\n"
+        "from importlib import import_module\n"
+        "module, _, name = sys.argv[1].rpartition('.')\n"
+        "try:\n"
+        "    if not module: raise ImportError('it has no module part')\n"
+        "    cls = getattr(import_module(module), name)\n"
+        "except Exception as error:\n"
+        "    print(f'does not import ({type(error).__name__}: {error})'); sys.exit(7)\n"
+        "from airflow.executors.base_executor import BaseExecutor\n"
+        "if not (inspect.isclass(cls) and issubclass(cls, BaseExecutor)):\n"
+        "    print('is no subclass of airflow.executors.base_executor.BaseExecutor'); sys.exit(7)\n"
+    )
+    try:
+        result = subprocess.run(
+            [sys.executable, "-c", script, path], capture_output=True, text=True, timeout=LIMITS.command, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise UsageError(f"The executor {path} did not import within {LIMITS.command:g} s; is its import waiting?") from None
+    if result.returncode == 7:
+        line = result.stdout.strip().splitlines()[-1]
+        raise UsageError(f"The executor {path} {line}; give the full import path of an executor class.")
+    if result.returncode != 0:
+        last = (result.stderr.strip().splitlines() or ["no output"])[-1]
+        raise UsageError(f"The executor {path} could not be checked, because Airflow does not import here: {last}")

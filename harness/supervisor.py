@@ -1,0 +1,373 @@
+"""Processes of an environment, started through a guardian that cleans up whatever becomes of the harness."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import Any
+
+import psutil
+from executor_conformance.harness import processes
+from executor_conformance.harness.errors import BoundReached, HarnessError
+from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.processes import FOLDER_VARIABLE, KILLED_BOUND, RUN_VARIABLE
+
+OWNER_FILE = "owner.json"
+ANSWER_BOUND = 15.0  # seconds; the guardian answers within milliseconds unless the machine is overloaded
+STOP_BOUND = 10.0
+
+_GUARDIAN = Path(__file__).with_name("guardian.py")
+_supervisors: weakref.WeakSet[Supervisor] = weakref.WeakSet()
+
+
+class ManagedProcess:
+    """A direct child of the guardian, leader of a session of its own."""
+
+    def __init__(self, supervisor: Supervisor, name: str, log: Path) -> None:
+        self.supervisor = supervisor
+        self.name = name
+        self.log = log
+        self.pid = 0
+        self.started = 0  # clock ticks since boot
+        self.exit_status: int | None = None  # as of os.waitstatus_to_exitcode; None while it runs
+
+    def __repr__(self) -> str:
+        return f"<{self.name} pid={self.pid} exit_status={self.exit_status}>"
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs; a zombie does not."""
+        return self.exit_status is None and processes.is_alive(self.pid, self.started)
+
+    def wait(self, timeout: float, reason: str) -> int:
+        """Wait until it ended, at most ``timeout`` seconds, and return its exit status.
+
+        :raises BoundReached: it still runs; ``reason`` (what is waited for) is in the message.
+        :raises HarnessError: the guardian died, so that the status is lost.
+        """
+        supervisor = self.supervisor
+        with supervisor.changed:
+            supervisor.changed.wait_for(lambda: self.exit_status is not None or supervisor.lost, timeout)
+        if self.exit_status is not None:
+            return self.exit_status
+        if supervisor.lost:
+            raise HarnessError(
+                f"The exit status of {self.name} (pid {self.pid}) is lost because the guardian of "
+                f"{supervisor.folder} ended unexpectedly; see {supervisor.guardian_log}."
+            )
+        raise BoundReached(
+            f"{self.name} (pid {self.pid}) did not end within {timeout:g} s ({reason}); see {self.log}."
+        )
+
+    def kill_tree(self) -> list[int]:
+        """SIGKILL it and its current descendants, all stopped first; returns their pids, does not wait."""
+        return processes.kill_frozen(self.pid) if self.alive else []
+
+    def terminate(self, grace: float = LIMITS.stop_grace) -> int:
+        """SIGTERM, after ``grace`` seconds ``kill_tree``; returns the exit status.
+
+        :raises HarnessError: as ``wait``; BoundReached if not even SIGKILL ended it.
+        """
+        if self.alive:
+            processes.kill([self.pid], signal.SIGTERM)
+        with contextlib.suppress(BoundReached):
+            return self.wait(grace, "after SIGTERM")
+        self.kill_tree()
+        return self.wait(KILLED_BOUND, "after SIGKILL")
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The last lines of what it and its descendants wrote; empty if there is no log."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, self.log.stat().st_size - 400 * lines))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+
+class Supervisor:
+    """Starts processes for one environment through a guardian; ends them all in ``stop`` or when it dies.
+
+    ``exits`` holds the exit status (as of ``os.waitstatus_to_exitcode``) by pid of each process that the
+    guardian reaped: its children and the orphans it adopted. ``changed`` is notified at each change of it.
+    ``lost`` is true once the guardian ended without being asked.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Start the guardian of ``folder``, which is made if needed.
+
+        :raises HarnessError: the guardian does not start.
+        """
+        self.folder = folder.resolve()
+        self.logs = self.folder / "logs"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.guardian_log = self.logs / "guardian.log"
+        self.exits: dict[int, int] = {}
+        self.processes: list[ManagedProcess] = []
+        self.lost = False
+        self.changed = threading.Condition()
+        self._running: dict[int, ManagedProcess] = {}
+        self._spawning: dict[int, ManagedProcess] = {}
+        self._answers: dict[int, dict[str, Any]] = {}
+        self._ids = itertools.count(1)
+        self._send_lock = threading.Lock()
+        self._stop_lock = threading.Lock()
+        self._stopping = False
+        self._harness_pid = os.getpid()
+        self._write_owner(None)
+        self._socket, theirs = socket.socketpair()
+        _supervisors.add(self)
+        self._socket.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(ANSWER_BOUND), 0)
+        )
+        outer = {
+            name: value for name, value in os.environ.items() if name not in (RUN_VARIABLE, FOLDER_VARIABLE)
+        }
+        with theirs, self.guardian_log.open("ab") as log:
+            self.guardian = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_GUARDIAN), str(theirs.fileno()), str(self.folder)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=outer,
+                start_new_session=True,
+            )
+        self.guardian_pid = self.guardian.pid
+        self._write_owner(self.guardian_pid)
+        self._reader = threading.Thread(target=self._read, name=f"guardian-{self.folder.name}", daemon=True)
+        self._reader.start()
+        atexit.register(self._at_exit)
+        try:
+            self._request({"op": "ping"}, ANSWER_BOUND)
+        except HarnessError as error:
+            said = self.guardian_log.read_text(errors="replace").strip() if self.guardian_log.exists() else ""
+            self.stop(remove=False)
+            raise HarnessError(f"The guardian of {self.folder} did not start: {said or error}") from None
+
+    def spawn(self, name: str, argv: list[str], env: dict[str, str], cwd: Path) -> ManagedProcess:
+        """Start a process with exactly ``env`` plus the run's marks; both its streams go to logs/<name>.log.
+
+        :raises HarnessError: the command cannot be run, or the guardian is gone.
+        """
+        if self.lost or self._stopping:
+            how = "ended unexpectedly" if self.lost else "was stopped"
+            raise HarnessError(f"{name} cannot be started because the guardian of {self.folder} {how}.")
+        process = ManagedProcess(self, name, self._log_for(name))
+        marks = {RUN_VARIABLE: self.folder.name, FOLDER_VARIABLE: str(self.folder)}
+        request = {
+            "op": "spawn",
+            "argv": argv,
+            "env": env | marks,
+            "cwd": str(cwd),
+            "stdout": str(process.log),
+        }
+        answer = self._request(request, ANSWER_BOUND, process)
+        if "error" in answer:
+            raise HarnessError(f"{name} did not start: {answer['error']} (command: {' '.join(argv)[:160]}).")
+        self.processes.append(process)
+        return process
+
+    def descendants(self) -> list[psutil.Process]:
+        """All processes below the guardian, adopted orphans too; empty once the guardian is gone."""
+        try:
+            return psutil.Process(self.guardian_pid).children(recursive=True)
+        except psutil.Error:
+            return []
+
+    def await_exit(self, pid: int, timeout: float) -> int | None:
+        """The exit status of a process that the guardian reaps; None if not reported within ``timeout`` s."""
+        with self.changed:
+            self.changed.wait_for(lambda: pid in self.exits or self.lost, timeout)
+            return self.exits.get(pid)
+
+    def stop(self, remove: bool) -> None:
+        """Kill everything, end the guardian and, if asked, remove the folder; bounded, may be repeated."""
+        if os.getpid() != self._harness_pid:  # a fork of the harness owns nothing
+            return
+        with self._stop_lock:
+            if not self._stopping:
+                self._stopping = True
+                self._stop(remove)
+            if remove:
+                _remove(self.folder)
+
+    def _stop(self, remove: bool) -> None:
+        atexit.unregister(self._at_exit)
+        try:
+            self._request({"op": "stop", "remove": remove}, STOP_BOUND)
+            self.guardian.wait(STOP_BOUND)
+        except (HarnessError, subprocess.TimeoutExpired):
+            if self.guardian.poll() is None:
+                processes.kill_frozen(self.guardian_pid)
+            self._kill_leftovers()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.guardian.wait(KILLED_BOUND)
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._reader.join(KILLED_BOUND)
+        self._socket.close()
+
+    def _at_exit(self) -> None:
+        self.stop(remove=True)
+
+    def _kill_leftovers(self) -> None:
+        with self.changed:
+            sessions = set(self._running)
+        processes.kill_marked(self.folder, sessions)
+
+    def _log_for(self, name: str) -> Path:
+        stem = name.replace("/", "-")
+        for number in itertools.count(1):
+            path = self.logs / (f"{stem}.log" if number == 1 else f"{stem}-{number}.log")
+            try:
+                path.touch(exist_ok=False)
+                break
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise HarnessError(f"The log {path} cannot be made: {error.strerror}.") from None
+        return path
+
+    def _write_owner(self, guardian: int | None) -> None:
+        owner = {"harness": _identity(self._harness_pid), "guardian": _identity(guardian)}
+        draft = self.folder / f"{OWNER_FILE}.new"
+        draft.write_text(json.dumps(owner))
+        draft.replace(self.folder / OWNER_FILE)  # at no moment half written, for a sweep beside us
+
+    def _request(
+        self, request: dict[str, Any], bound: float, process: ManagedProcess | None = None
+    ) -> dict[str, Any]:
+        number = next(self._ids)
+        if process is not None:
+            self._spawning[number] = process
+        try:
+            with self._send_lock:
+                self._socket.sendall(json.dumps({"id": number, **request}).encode() + b"\n")
+        except OSError as error:
+            raise HarnessError(
+                f"The guardian of {self.folder} is gone ({error}); see {self.guardian_log}."
+            ) from None
+        with self.changed:
+            self.changed.wait_for(
+                lambda: number in self._answers or not self._reader.is_alive() or self.lost, bound
+            )
+            if number in self._answers:
+                return self._answers.pop(number)
+        if self.lost:
+            raise HarnessError(f"The guardian of {self.folder} ended unexpectedly; see {self.guardian_log}.")
+        raise HarnessError(
+            f"The guardian of {self.folder} did not answer '{request['op']}' within {bound:g} s; "
+            f"see {self.guardian_log}."
+        )
+
+    def _read(self) -> None:
+        """Of the reader thread: answers and exits, in the order of the guardian."""
+        rest = b""
+        while True:
+            try:
+                data = self._socket.recv(1 << 16)
+            except OSError:
+                data = b""
+            if not data:
+                break
+            *lines, rest = (rest + data).split(b"\n")
+            with self.changed:
+                for line in lines:
+                    self._take(json.loads(line))
+                self.changed.notify_all()
+        if not self._stopping:
+            # What the guardian started died with it; what its children started did not.
+            self._kill_leftovers()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.guardian.wait(KILLED_BOUND)
+        with self.changed:
+            self.lost = self.lost or not self._stopping
+            self.changed.notify_all()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "exit" in message:
+            pid = message["exit"]
+            self.exits[pid] = os.waitstatus_to_exitcode(message["status"])
+            if (ended := self._running.pop(pid, None)) is not None:
+                ended.exit_status = self.exits[pid]
+            return
+        process = self._spawning.pop(message["id"], None)
+        if process is not None and "pid" in message:
+            process.pid, process.started = message["pid"], message["started"]
+            self.exits.pop(process.pid, None)  # of a former process with this pid
+            self._running[process.pid] = process
+        self._answers[message["id"]] = message
+
+
+def _close_in_fork() -> None:
+    # A fork without exec keeps CLOEXEC descriptors; with this end open the guardian would see no EOF.
+    for supervisor in _supervisors:
+        supervisor._socket.close()
+
+
+os.register_at_fork(after_in_child=_close_in_fork)
+
+
+def _identity(pid: int | None) -> dict[str, Any] | None:
+    stat = processes.read_stat(pid) if pid is not None else None
+    if stat is None:
+        return None
+    try:
+        return {"pid": pid, "create_time": psutil.Process(pid).create_time(), "started": stat.started}
+    except psutil.Error:
+        return None
+
+
+def _lives(identity: dict[str, Any] | None) -> bool:
+    """Whether that very process runs; its start by either measure, as the wall clock may have been set."""
+    if identity is None or not processes.is_alive(identity["pid"]):
+        return False
+    if processes.is_alive(identity["pid"], identity["started"]):
+        return True
+    try:
+        return abs(psutil.Process(identity["pid"]).create_time() - identity["create_time"]) < 0.5
+    except psutil.Error:
+        return False
+
+
+def _remove(folder: Path) -> None:
+    for _ in range(5):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.02)
+
+
+def sweep_stale(root: Path) -> list[Path]:
+    """Remove the folders below ``root`` that dead runs left, and kill their processes; returns the folders.
+
+    A folder is left alone while its harness or its guardian lives, or if it has no readable ``owner.json``.
+    """
+    swept: list[Path] = []
+    for file in sorted(root.resolve().glob(f"*/{OWNER_FILE}")):
+        try:
+            owner = json.loads(file.read_text())
+            dead = not _lives(owner["harness"]) and not _lives(owner["guardian"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if dead:
+            processes.kill_marked(file.parent)
+            _remove(file.parent)
+            swept.append(file.parent)
+    return swept

@@ -1,0 +1,1 @@
+"""The Dag bundle that each environment gets a copy of."""

@@ -1,0 +1,65 @@
+"""The Dags of a conformance environment: a home for callbacks, the control group, a real deadline."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from airflow.sdk import DAG, DeadlineAlert, DeadlineReference, SyncCallback, task
+
+from executor_conformance.suites import callables
+
+
+def in_the_dag_file(probe: str | None = None, **kwargs: object) -> None:
+    """A callable that only the Dag file defines."""
+    callables.report("enter", probe, kwargs=kwargs)
+    callables.report("return", probe)
+
+
+with DAG("conformance_callbacks", schedule=None):
+
+    @task
+    def nothing() -> None:
+        pass
+
+    nothing()
+
+with DAG("conformance_task_succeeds", schedule=None):
+
+    @task
+    def succeeds() -> None:
+        callables.report("enter", "task-succeeds")
+
+    succeeds()
+
+with DAG("conformance_task_raises", schedule=None):
+
+    @task
+    def raises() -> None:
+        callables.report("enter", "task-raises")
+        raise ValueError("the task raised on purpose")
+
+    raises()
+
+with DAG("conformance_task_holds", schedule=None):
+
+    @task
+    def holds() -> None:
+        callables.hold("task-holds")
+
+    holds()
+
+with DAG(
+    "conformance_deadline",
+    schedule=None,
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_LOGICAL_DATE,
+        interval=dt.timedelta(seconds=-1),  # missed as soon as a scheduler looks at it
+        callback=SyncCallback(callables.succeed, kwargs={"probe": "deadline"}),
+    ),
+):
+
+    @task
+    def on_time() -> None:
+        pass
+
+    on_time()
