@@ -303,12 +303,12 @@ class Environment:
         self.watcher.poll()
         for entry in self.journal.read():
             t = max(0.0, self.clock.from_wall(entry.at))
-            if entry.tbl == "callback":
+            if entry.table == "callback":
                 self.sink(
                     "row", t=t, seq=entry.seq, callback=entry.row_id, old=entry.old, new=entry.new, output=entry.info
                 )
             else:
-                self.sink("task_row", t=t, table=entry.tbl, id=entry.row_id, old=entry.old, new=entry.new)
+                self.sink("task_row", t=t, table=entry.table, id=entry.row_id, old=entry.old, new=entry.new)
 
     def pump(self, **step: Any) -> None:
         """One step of the scheduler loop, observed.

@@ -101,7 +101,7 @@ class Journal:
                 params += self._gaps
             rows = self._connection().execute(f"{sql} ORDER BY seq", params)
             self._note([row[0] for row in rows])
-        return [JournalEntry(*row[:4], canonical(row[4]), *row[5:]) for row in rows]
+        return [JournalEntry(*(*row[:4], canonical(row[4]), *row[5:])) for row in rows]
 
     def _note(self, numbers: list[int]) -> None:
         now = time.monotonic()

@@ -103,8 +103,7 @@ def find_binary(name: str) -> Path:
 def server_version() -> str:
     """The version of the local binaries, e.g. ``15.18``."""
     said = subprocess.run([find_binary("postgres"), "--version"], capture_output=True, text=True, check=True)
-    match = re.search(r"\d+(\.\d+)*", said.stdout)
-    return match.group() if match else "unknown"
+    return next(iter(re.findall(r"\d[\d.]*", said.stdout)), "unknown")
 
 
 @functools.cache
@@ -178,8 +177,7 @@ class PostgresCluster:
             argv = _as_server_user([str(find_binary("initdb")), "-D", str(self.data), *options.split()])
             done = subprocess.run(argv, env=self.env, cwd=self.folder, capture_output=True, text=True)
             if done.returncode:
-                said = last_lines(done.stdout + done.stderr)
-                raise HarnessError(f"PostgreSQL's initdb failed; it said last:\n{said}")
+                raise HarnessError(f"PostgreSQL's initdb failed; it said last:\n{last_lines(done.stderr)}")
 
     def start(self) -> None:
         """Spawn the server and wait until it answers.

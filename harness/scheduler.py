@@ -69,8 +69,8 @@ class Zygote:
         channel = self._accept(LIMITS.scheduler_start, f"The {role} process")
         greeting = channel.receive(LIMITS.scheduler_start, f"The start of the {role} process")
         if not greeting or not greeting.get("ready"):
-            why = (greeting or {}).get("error") or "it ended without a word"
-            raise HarnessError(f"The {role} process did not start: {why} (log: {log})")
+            why = (greeting or {}).get("error") or _last_line(log)
+            raise HarnessError(f"The {role} process did not start: {why}")
         greeting["log"] = str(log)
         return channel, greeting
 
@@ -79,6 +79,13 @@ class Zygote:
         if self._channel:
             self._channel.close()
         self._listener.close()
+
+
+def _last_line(log: Path) -> str:
+    try:
+        return log.read_text("utf-8", "replace").strip().splitlines()[-1]
+    except (OSError, IndexError):
+        return "it ended without a word"
 
 
 class SchedulerHandle:

@@ -5,6 +5,7 @@ Runs in a fork of its own, so that loading it under several configurations distu
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
@@ -174,7 +175,6 @@ def offer(cls: Any) -> dict[str, Any]:
 def serve(channel: Channel) -> None:
     """Answer inspections until the harness closes the connection."""
     from airflow.settings import configure_orm, dispose_orm
-    from airflow.utils.module_loading import import_string
 
     dispose_orm(do_log=False)
     configure_orm()
@@ -182,7 +182,8 @@ def serve(channel: Channel) -> None:
     channel.send({"ready": True, "pid": os.getpid()})
     while (message := channel.receive()) is not None:
         try:
-            cls = import_string(path)
+            module, _, name = path.rpartition(".")
+            cls = getattr(importlib.import_module(module), name)
             answer = {
                 "attributes": lambda: attributes(cls),
                 "load": lambda: load(path),
