@@ -7,10 +7,10 @@ A third party registers a subclass under the entry point group ``executor_confor
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from executor_conformance.harness.journal import Journal
@@ -54,6 +54,8 @@ class Site:
     journal: Journal | None = None
     recorders: dict[str, WireRecorder] = field(default_factory=dict)
     scheduler_pid: int = 0
+    events_of: Callable[[str], list[dict[str, Any]]] = lambda key: []
+    """The executor's events for a workload key, as far as the present case has seen them."""
 
 
 class Backend(ABC):
@@ -111,9 +113,20 @@ class Backend(ABC):
     def nodes(self) -> list[ManagedProcess]:
         """The main processes of the workers; empty where the scheduler's process is the worker."""
 
+    def idle_units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
+        """Pids of worker processes that wait for a workload, where workers are kept ready."""
+        return []
+
     def pending(self, callback: str) -> list[str]:
         """What may still happen to the callback by itself, one sentence each: messages, timers, retries."""
         return []
+
+    def lose_node(self) -> list[int]:
+        """SIGKILL a worker and all its children, and start a new one, as a service manager would.
+
+        Returns the pids that were killed.
+        """
+        raise NotImplementedError(f"the backend {self.name} has no worker apart from the scheduler")
 
     def repair(self, processes: Mapping[int, ProcessInfo]) -> bool:
         """Make the worker side whole again after a fault; True if the scheduler must be started anew."""

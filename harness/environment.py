@@ -76,6 +76,7 @@ class Environment:
         folder.mkdir(parents=True, exist_ok=True)
         self.supervisor = Supervisor(folder)
         self.site = Site(folder, self.supervisor, options, variant)
+        self.site.events_of = lambda key: self.history.of("event", key=key)
         self.backend = backend(self.site)
         self.scheduler: SchedulerHandle | None = None
         self.zygote: Zygote | None = None

@@ -82,7 +82,7 @@ def load(path: str) -> dict[str, Any]:
         cls = type(executor)
         return {"class": f"{cls.__module__}.{cls.__qualname__}", "name": executor.name.alias or executor.name.module_path}
 
-    second = "second:airflow.executors.local_executor.LocalExecutor"
+    second = "second:executor_conformance.backends.companion.CompanionExecutor"
     found = {}
     for label, setting, name in (
         ("by path", path, path),
@@ -145,7 +145,9 @@ def methods(cls: Any) -> dict[str, Any]:
     found["debug_dump"] = _attempt(executor.debug_dump)
     found["end"] = _attempt(executor.end)
     found["end again"] = _attempt(executor.end)
-    found["terminate"] = _attempt(executor.terminate)
+    other = cls()  # core calls terminate() on a running executor, not on an ended one
+    _attempt(other.start)
+    found["terminate"] = _attempt(other.terminate)
     return found
 
 

@@ -1,0 +1,279 @@
+"""Brokers for the Celery environment: embedded, given by address, or started here."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import threading
+import time
+import urllib.parse
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from executor_conformance.harness.errors import EnvironmentUnavailable, HarnessError, UsageError
+from executor_conformance.harness.limits import LIMITS
+
+if TYPE_CHECKING:
+    from executor_conformance.harness.supervisor import Supervisor
+
+VISIBILITY_TIMEOUT_S = 20
+"""Longer than a callback may run here; after it a broker that knows it delivers an unacknowledged message again."""
+
+
+class Broker(ABC):
+    """What carries the messages."""
+
+    label: str
+    url: str
+    redelivers: bool = True
+
+    @abstractmethod
+    def start(self) -> None:
+        """Make it ready to be connected to."""
+
+    def options(self) -> dict[str, str]:
+        """``[celery_broker_transport_options]``."""
+        return {}
+
+    def stop(self) -> None:  # noqa: B027
+        """Release what is not a process of the supervisor."""
+
+
+class FilesystemBroker(Broker):
+    """kombu's filesystem transport: folders instead of a server; a lost worker's messages are lost.
+
+    Publishers write into one folder and consumers read from another. A thread moves each message over once its
+    writer has let go of it: kombu's consumer would otherwise now and then take a file that is still empty.
+    """
+
+    redelivers = False
+    url = "filesystem://"
+
+    def __init__(self, folder: Path) -> None:
+        self.label = "kombu filesystem transport (embedded)"
+        self.folder = folder
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Make the folders and start moving."""
+        for name in ("out", "in", "control"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self._thread = threading.Thread(target=self._move_all, daemon=True, name="filesystem-broker")
+        self._thread.start()
+
+    def _move_all(self) -> None:
+        while not self._done.wait(0.01):
+            try:
+                names = sorted(os.listdir(self.folder / "out"))
+            except OSError:
+                return
+            for name in names:
+                self._move(self.folder / "out" / name)
+
+    def _move(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                if path.stat().st_size:
+                    path.rename(self.folder / "in" / path.name)
+        except OSError:
+            pass  # still being written: next time
+
+    def options(self) -> dict[str, str]:
+        """The folders, and how often a consumer looks."""
+        return {
+            "DATA_FOLDER_IN": str(self.folder / "in"),
+            "DATA_FOLDER_OUT": str(self.folder / "out"),
+            "CONTROL_FOLDER": str(self.folder / "control"),
+            "POLLING_INTERVAL": "0.05",
+        }
+
+    def stop(self) -> None:
+        """Stop moving."""
+        self._done.set()
+        if self._thread:
+            self._thread.join(timeout=2)
+
+
+class GivenBroker(Broker):
+    """A broker that runs somewhere already."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        parts = urllib.parse.urlsplit(url)
+        self.label = f"{parts.scheme} at {parts.hostname}:{parts.port or _default_port(parts.scheme)} (address given)"
+
+    def start(self) -> None:
+        """Check that something answers."""
+        parts = urllib.parse.urlsplit(self.url)
+        address = (parts.hostname or "", parts.port or _default_port(parts.scheme))
+        try:
+            socket.create_connection(address, timeout=5).close()
+        except (OSError, UnicodeError) as error:
+            raise UsageError(
+                f"Nothing answers at the broker's address {address[0]}:{address[1]} ({error}); "
+                "start the broker or correct --conformance-broker."
+            ) from None
+
+    def options(self) -> dict[str, str]:
+        """Redis delivers again after the visibility timeout; others by their own protocol."""
+        return _redis_options() if self.url.startswith("redis") else {}
+
+
+def _redis_options() -> dict[str, str]:
+    # kombu looks for messages to restore only every 100th time, 10 s apart, unless told otherwise
+    return {
+        "VISIBILITY_TIMEOUT": str(VISIBILITY_TIMEOUT_S),
+        "UNACKED_RESTORE_INTERVAL": "1",
+        "UNACKED_RESTORE_THROTTLE": "1",
+    }
+
+
+class LocalServer(Broker):
+    """A server started from a binary of this machine."""
+
+    def __init__(self, scheme: str, folder: Path, supervisor: Supervisor, env: dict[str, str]) -> None:
+        self.scheme, self.folder, self.supervisor, self.env = scheme, folder, supervisor, env
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.url = f"redis://127.0.0.1:{self.port}/0" if scheme == "redis" else f"amqp://127.0.0.1:{self.port}//"
+        self.label = f"{BINARIES[scheme]} of this machine"
+
+    def start(self) -> None:
+        """Start it and wait until it listens."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        env = dict(self.env)
+        if self.scheme == "redis":
+            argv = [find_binary("redis") or "", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+                    "--appendonly", "no", "--dir", str(self.folder)]
+        else:
+            argv = [find_binary("amqp") or ""]
+            env |= {
+                "RABBITMQ_NODE_PORT": str(self.port),
+                "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+                "RABBITMQ_NODENAME": f"conformance{self.port}@localhost",
+                "RABBITMQ_DIST_PORT": str(self.port + 1 if self.port < 65000 else self.port - 1),
+                "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
+                "RABBITMQ_LOG_BASE": str(self.folder / "log"),
+                "RABBITMQ_PID_FILE": str(self.folder / "pid"),
+                "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
+                "HOME": str(self.folder),
+            }
+        process = self.supervisor.spawn(BINARIES[self.scheme], argv, env, self.folder)
+        deadline = time.monotonic() + LIMITS.worker_start
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                if not process.alive:
+                    raise HarnessError(f"{BINARIES[self.scheme]} ended at its start: {process.log_tail(3)}") from None
+                if time.monotonic() > deadline:
+                    raise HarnessError(f"{BINARIES[self.scheme]} does not listen after {LIMITS.worker_start:g} s.") from None
+                time.sleep(0.05)
+
+    def options(self) -> dict[str, str]:
+        """As for a broker given by address."""
+        return _redis_options() if self.scheme == "redis" else {}
+
+
+class ContainerBroker(Broker):
+    """A container through testcontainers."""
+
+    def __init__(self, scheme: str) -> None:
+        self.scheme = scheme
+        self.url = ""
+        self.label = f"{scheme} in a container"
+
+    def start(self) -> None:
+        """Start the container and wait until it listens."""
+        try:
+            from testcontainers.rabbitmq import RabbitMqContainer
+            from testcontainers.redis import RedisContainer
+
+            if self.scheme == "redis":
+                self._container = RedisContainer("redis:7.4-alpine")
+                self._container.start()
+                port = self._container.get_exposed_port(6379)
+                self.url = f"redis://{self._container.get_container_host_ip()}:{port}/0"
+            else:
+                self._container = RabbitMqContainer("rabbitmq:3.13-alpine")
+                self._container.start()
+                port = self._container.get_exposed_port(5672)
+                self.url = f"amqp://guest:guest@{self._container.get_container_host_ip()}:{port}//"
+        except Exception as error:
+            raise EnvironmentUnavailable(
+                f"A {self.scheme} container could not be started ({str(error)[:200]}); "
+                "give the broker's address with --conformance-broker instead."
+            ) from None
+
+    def options(self) -> dict[str, str]:
+        """As for a broker given by address."""
+        return _redis_options() if self.scheme == "redis" else {}
+
+    def stop(self) -> None:
+        """Remove the container."""
+        if getattr(self, "_container", None):
+            self._container.stop()
+
+
+BINARIES = {"redis": "redis-server", "amqp": "rabbitmq-server"}
+ALIASES = {"redis": "redis", "rabbitmq": "amqp", "amqp": "amqp"}
+
+
+def _default_port(scheme: str) -> int:
+    return {"redis": 6379, "rediss": 6379, "amqp": 5672, "amqps": 5671}.get(scheme, 0)
+
+
+def find_binary(scheme: str) -> str | None:
+    """The server's binary on this machine."""
+    name = BINARIES[scheme]
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/usr/lib/rabbitmq/bin")
+
+
+def has_docker() -> bool:
+    """Whether a docker engine answers."""
+    if not Path("/var/run/docker.sock").exists() and not os.environ.get("DOCKER_HOST"):
+        return False
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(2)
+            connection.connect("/var/run/docker.sock")
+        return True
+    except OSError:
+        return bool(os.environ.get("DOCKER_HOST"))
+
+
+def check_choice(choice: str | None) -> str | None:
+    """What is missing for a value of ``--conformance-broker``, in one sentence.
+
+    :raises UsageError: the value means nothing.
+    """
+    if choice in (None, "filesystem") or "://" in str(choice):
+        return None
+    scheme = ALIASES.get(str(choice))
+    if scheme is None:
+        raise UsageError(
+            f"The broker '{choice}' is unknown; give 'filesystem', 'redis', 'rabbitmq', or an address such as redis://host:6379/0."
+        )
+    if find_binary(scheme) or has_docker():
+        return None
+    return f"neither {BINARIES[scheme]} nor a docker engine is on this machine; install one or give the broker's address"
+
+
+def make_broker(choice: str | None, folder: Path, supervisor: Supervisor, env: dict[str, str]) -> Broker:
+    """The broker for a value of ``--conformance-broker``: None, 'filesystem', 'redis', 'rabbitmq' or an address."""
+    if choice in (None, "filesystem"):
+        return FilesystemBroker(folder / "broker")
+    assert choice is not None
+    if "://" in choice:
+        return GivenBroker(choice)
+    scheme = ALIASES[choice]
+    if find_binary(scheme):
+        return LocalServer(scheme, folder / "broker", supervisor, env)
+    return ContainerBroker(scheme)

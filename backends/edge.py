@@ -1,0 +1,167 @@
+"""EdgeExecutor: jobs in the metadata database, fetched over HTTP by ``airflow edge worker``."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import ClassVar
+
+from executor_conformance.harness.backend import Backend, Options, Variant
+from executor_conformance.harness.errors import BoundReached, HarnessError
+from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.processes import ProcessInfo
+from executor_conformance.harness.rules import Answer, WireRule
+from executor_conformance.harness.supervisor import ManagedProcess
+
+POLL_S = 1
+ORPHANED_AFTER_S = 12
+"""Longer than a callback may run here, or the executor takes a running job for an orphan."""
+
+_numbers = itertools.count(1)
+
+
+class EdgeBackend(Backend):
+    """Environment of EdgeExecutor and its subclasses."""
+
+    name: ClassVar[str] = "edge"
+    executor: ClassVar[str] = "airflow.providers.edge3.executors.edge_executor.EdgeExecutor"
+    api_apps: ClassVar[str] = "all"
+    apis: ClassVar = {"edge": "/edge_worker/v1/rpcapi"}
+    variants: ClassVar = (
+        Variant("edge", smoke=True, note="as released"),
+        Variant(
+            "edge-log-push-stubbed",
+            note="the worker's log push is answered with 204 at the wire, so that the rest can be decided",
+        ),
+    )
+    victims: ClassVar = frozenset({"child", "supervisor", "unit", "node", "idle"})
+
+    @classmethod
+    def missing(cls, options: Options) -> str | None:
+        """The edge3 provider."""
+        if importlib.util.find_spec("airflow.providers.edge3") is None:
+            return "the provider apache-airflow-providers-edge3 is not installed (pip install 'airflow-executor-conformance[edge]')"
+        if options.substrate != "process":
+            return f"this backend runs on host processes only, not on the substrate '{options.substrate}'"
+        return None
+
+    @property
+    def control_plane(self) -> str:
+        """The API server's edge app."""
+        return "edge app of the API server"
+
+    @property
+    def data_plane(self) -> str:
+        """One worker on this host."""
+        return "airflow edge worker on host processes"
+
+    def config(self) -> dict[str, str]:
+        """Edge's own API, its polling and its patience."""
+        return {
+            "AIRFLOW__EDGE__API_ENABLED": "True",
+            "AIRFLOW__EDGE__API_URL": f"{self.site.recorders['edge'].url}/edge_worker/v1/rpcapi",
+            "AIRFLOW__EDGE__JOB_POLL_INTERVAL": str(POLL_S),
+            "AIRFLOW__EDGE__HEARTBEAT_INTERVAL": "5",
+            "AIRFLOW__EDGE__API_RETRIES": "3",
+            "AIRFLOW__EDGE__API_RETRY_WAIT_MIN": "0.1",
+            "AIRFLOW__EDGE__API_RETRY_WAIT_MAX": "0.4",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(ORPHANED_AFTER_S),
+        }
+
+    def start(self) -> None:
+        """Nothing yet: the worker registers with the API server, which is not up."""
+        self._nodes: list[ManagedProcess] = []
+        if self.site.variant.label == "edge-log-push-stubbed":
+            self.site.recorders["edge"].add_rule(
+                WireRule(Answer(204, None, {}), method="POST", path=r"/logs/push/")
+            )
+
+    def _start_node(self) -> None:
+        number = next(_numbers)
+        logs = self.site.folder / f"edge-logs-{number}"
+        env = self.site.env | {"AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(logs)}
+        name = f"edge-{os.getpid()}-{number}"  # a killed worker's name is taken until its heartbeat is overdue
+        argv = [sys.executable, "-m", "airflow", "edge", "worker", "--edge-hostname", name]
+        argv += ["--pid", str(self.site.folder / f"{name}.pid"), "--concurrency", str(self.worker_concurrency)]
+        argv += ["--queues", "default"]
+        self._name = name
+        self._nodes.append(self.site.supervisor.spawn("edge-worker", argv, env, self.site.folder))
+
+    def wait_ready(self) -> None:
+        """Start the worker and wait until it is registered and idle."""
+        if not any(node.alive for node in self._nodes):
+            self._start_node()
+        assert self.site.journal is not None
+        deadline = time.monotonic() + LIMITS.worker_start
+        while True:
+            rows = self.site.journal.query("SELECT state FROM edge_worker WHERE worker_name = ?", (self._name,))
+            if rows and rows[0][0] in ("idle", "running"):
+                return
+            node = self._nodes[-1]
+            if not node.alive:
+                raise HarnessError(f"The edge worker ended at its start: {node.log_tail(5)}")
+            if time.monotonic() > deadline:
+                raise BoundReached(f"The edge worker was not ready within {LIMITS.worker_start:g} s.")
+            time.sleep(0.05)
+
+    def nodes(self) -> list[ManagedProcess]:
+        """The worker's main process."""
+        return [node for node in self._nodes if node.alive]
+
+    def units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
+        """Children of the worker and what they forked; and what was left behind by a killed worker."""
+        mains = {node.pid for node in self.nodes()}
+        guardian = {process.ppid for pid, process in processes.items() if pid in mains}
+        found = []
+        for pid, process in processes.items():
+            if pid in mains or not _is_edge(process):
+                continue
+            if process.ppid in mains or process.ppid in guardian or process.ppid in processes:
+                found.append(pid)
+        return found
+
+    def pending(self, callback: str) -> list[str]:
+        """A queued job that a live worker will fetch; a running one that the executor will take for orphaned."""
+        assert self.site.journal is not None
+        rows = self.site.journal.query("SELECT state, edge_worker, command FROM edge_job WHERE task_id = ?", (callback,))
+        if not rows:
+            rows = [row for row in self.site.journal.query(
+                "SELECT state, edge_worker, command FROM edge_job WHERE state IN ('queued', 'restarting', 'running')")
+                if _task_of(row[2]) == callback]
+        for state, worker, _ in rows:
+            alive = any(node.alive for node in self._nodes)
+            if state == "queued" and alive:
+                return ["the edge job is queued and a worker polls for it"]
+            if state == "running":
+                return [f"the executor takes a job without news for an orphan after {ORPHANED_AFTER_S} s"]
+        return []
+
+    def lose_node(self) -> list[int]:
+        """Kill the worker and start a new one under a new name."""
+        killed = [pid for node in self.nodes() for pid in node.kill_tree()]
+        self._start_node()
+        self.wait_ready()
+        return killed
+
+    def repair(self, processes: Mapping[int, ProcessInfo]) -> bool:
+        """A new worker if the old one is gone; jobs left behind are the executor's own to deal with."""
+        if not self.nodes():
+            self.wait_ready()
+        return True
+
+
+def _is_edge(process: ProcessInfo) -> bool:
+    title = process.title
+    return "edge worker" in title or "edge supervisor" in title or title.startswith("airflow supervisor")
+
+
+def _task_of(command: str) -> str:
+    try:
+        return str(json.loads(command).get("ti", {}).get("id", ""))
+    except (ValueError, AttributeError):
+        return ""

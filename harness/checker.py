@@ -1,0 +1,119 @@
+"""The checker: decides clauses from a history alone.
+
+Each clause has one function in ``harness/checks``; it is given the view of a history and returns what it found.
+It can be run again on a stored history, without any environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from executor_conformance.harness.catalogue import Catalogue
+from executor_conformance.harness.errors import HarnessError
+from executor_conformance.harness.history import History
+from executor_conformance.harness.verdicts import Decision, Verdict
+from executor_conformance.harness.view import HistoryView
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A clause was broken: ``reason`` in one sentence, ``evidence`` as lines from the history."""
+
+    reason: str
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A clause was kept."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """This history has no means to decide the clause; ``reason`` says why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """The subject declares that it does not do what the clause is about."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unproven:
+    """The history lacks what a sound decision needs: an error of the harness, not of the subject."""
+
+    reason: str
+
+
+Found = Broken | Kept | Undecided | Unsupported | Unproven
+Check = Callable[[HistoryView], Found]
+
+CHECKS: dict[str, Check] = {}
+"""The check of each clause that is decided from histories, by clause id."""
+
+_MODULES = ("declaration", "route", "run", "fail", "crash", "state", "token", "task")
+
+
+def decides(clause: str) -> Callable[[Check], Check]:
+    """Register the check of ``clause``."""
+
+    def register(check: Check) -> Check:
+        if clause in CHECKS:
+            raise HarnessError(f"The clause {clause} has two checks.")
+        CHECKS[clause] = check
+        return check
+
+    return register
+
+
+def _load() -> None:
+    for module in _MODULES:
+        importlib.import_module(f"executor_conformance.harness.checks.{module}")
+
+
+def check(history: History, clauses: Iterable[str], catalogue: Catalogue) -> list[Decision]:
+    """Decide ``clauses`` and the invariants over ``history``.
+
+    A clause owned by core that is broken is a finding. A clause that the edition has no means to meet, or that
+    the history cannot decide, is not applicable, with its reason.
+    """
+    _load()
+    view = HistoryView(history)
+    asked = list(dict.fromkeys(clauses))
+    invariants = [clause.id for clause in catalogue.invariants if clause.id not in asked]
+    decisions = [_decide(view, clause, catalogue) for clause in asked]
+    # An invariant that a history says nothing about is left out; a clause that was asked for never is
+    decisions += [
+        decision
+        for clause in invariants
+        if view.callbacks and (decision := _decide(view, clause, catalogue)).verdict is not Verdict.NOT_APPLICABLE
+    ]
+    return decisions
+
+
+def _decide(view: HistoryView, clause_id: str, catalogue: Catalogue) -> Decision:
+    clause = catalogue.clause(clause_id)
+    if clause_id not in CHECKS:
+        return Decision(clause_id, Verdict.ERROR, f"no check decides {clause_id} yet")
+    if view.edition and (why := clause.applies_to(view.edition)):
+        return Decision(clause_id, Verdict.NOT_APPLICABLE, why)
+    found = CHECKS[clause_id](view)
+    if isinstance(found, Kept):
+        return Decision(clause_id, Verdict.PASS, found.reason)
+    if isinstance(found, Undecided):
+        return Decision(clause_id, Verdict.NOT_APPLICABLE, found.reason)
+    if isinstance(found, Unsupported):
+        return Decision(clause_id, Verdict.UNSUPPORTED, found.reason)
+    if isinstance(found, Unproven):
+        return Decision(clause_id, Verdict.ERROR, found.reason)
+    owner = clause.owner_for(view.edition) if view.edition else clause.owner
+    verdict = Verdict.FINDING if owner == "core" else Verdict.FAIL
+    return Decision(clause_id, verdict, found.reason, found.evidence)

@@ -1,0 +1,157 @@
+"""CRASH: fault points."""
+
+from __future__ import annotations
+
+from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
+from executor_conformance.harness.view import TERMINAL, CallbackView, HistoryView, line
+
+SLACK = 0.02
+"""Seconds by which the wall clock of a row and the harness's own clock may differ."""
+
+
+@decides("CRASH-1")
+def reaches_a_terminal_state(view: HistoryView) -> Found:
+    """Each row is terminal; a row that is not is proven to be at rest, or the bound was reached."""
+    if not view.subjects:
+        return Undecided("no callback in this case")
+    for callback in view.subjects:
+        if callback.final in TERMINAL:
+            continue
+        rest = [event for event in view.of("rest") if callback.id in event.get("states", {})]
+        bound = [event for event in view.of("bound") if callback.id in event.get("states", {})]
+        state = str(callback.final).upper()
+        if rest:
+            return Broken(
+                f"The row stays {state}: nothing that belongs to the callback is alive, and the executor has "
+                f"synced {rest[-1]['quiet_steps']} times since",
+                callback.story(),
+            )
+        if bound:
+            return Broken(f"The row is still {state} after {bound[-1]['limit_s']:g} s", callback.story())
+        return Unproven(f"the row is {state}, and the history has neither rest nor bound for it")
+    return Kept()
+
+
+@decides("CRASH-2")
+def no_code_before_the_claim(view: HistoryView) -> Found:
+    """Every report of the callable came after a claim that succeeded."""
+    ran = 0
+    for callback in view.callbacks:
+        for event in callback.effects:
+            ran += 1
+            if callback.claimed is None:
+                return Broken("Code of the callable ran although no claim succeeded", callback.story())
+            if event["t"] < callback.claimed["t"]:
+                return Broken("Code of the callable ran before the claim succeeded",
+                              (line(event, "what", "pid"), line(callback.claimed, "route", "status")))
+    return Kept() if ran or view.callbacks else Undecided("no callback in this case")
+
+
+@decides("CRASH-3")
+def at_most_one_execution(view: HistoryView) -> Found:
+    """No callable's code ran twice."""
+    for callback in view.callbacks:
+        if callback.executions > 1:
+            return Broken(f"The callable's code ran {callback.executions} times", callback.story())
+    return Kept() if view.callbacks else Undecided("no callback in this case")
+
+
+@decides("CRASH-4")
+def one_terminal_state(view: HistoryView) -> Found:
+    """Once terminal, the row does not change."""
+    ended = [callback for callback in view.callbacks if callback.terminal]
+    for callback in ended:
+        assert callback.terminal is not None
+        later = [row for row in callback.rows if row["seq"] > callback.terminal["seq"] and row["new"] is not None]
+        if later:
+            return Broken(
+                f"The row was {callback.terminal['new'].upper()} and became {later[0]['new'].upper()}", callback.story()
+            )
+    return Kept() if ended else Undecided("no row of this case is terminal")
+
+
+@decides("CRASH-5")
+def environment_survives(view: HistoryView) -> Found:
+    """The scheduler is alive, the slot is free, the next callback and the next task succeeded."""
+    deaths = [event for event in view.of("scheduler") if event["what"] in ("error", "gone", "hang")]
+    if deaths:
+        return Broken(f"The scheduler did not survive: {deaths[0].get('message') or deaths[0]['what']}",
+                      (line(deaths[0], "what", "where", "type", "message"),))
+    for callback in view.subjects:
+        if view.last_slots and callback.holds_slot(view.last_slots):
+            return Broken("The callback still takes a slot after everything has come to rest", callback.story())
+    if not view.follow_ups:
+        return Undecided("nothing followed the fault in this case")
+    for follow_up in view.follow_ups:
+        if follow_up.final != "success":
+            return Broken("The callback after the fault did not succeed", follow_up.story())
+    for run in view.of("note", what="dag run"):
+        for task, ti in run["task_instances"].items():
+            rows = view.of("task_row", id=ti)
+            if not rows or rows[-1]["new"] != "success":
+                return Broken(f"The task '{task}' after the fault did not succeed",
+                              tuple(line(row, "old", "new") for row in rows[-4:]))
+    return Kept()
+
+
+def _never_ran(callback: CallbackView) -> bool:
+    return not callback.effects
+
+
+@decides("CRASH-6")
+def no_success_without_running(view: HistoryView) -> Found:
+    """A callable that never ran is not reported as a success."""
+    for callback in view.subjects:
+        if _never_ran(callback) and (
+            any(row["new"] == "success" for row in callback.rows)
+            or any(event["state"] == "success" for event in callback.events)
+        ):
+            return Broken("The callable never ran and the callback is reported SUCCESS", callback.story())
+    if all(not _never_ran(callback) for callback in view.subjects):
+        return Undecided("the callable ran")
+    return Kept()
+
+
+@decides("CRASH-7")
+def output_tells_of_the_death(view: HistoryView) -> Found:
+    """``output`` of a callback whose worker was killed tells more than 'Execution failed'."""
+    killed = [event for event in view.faults() if event.get("victim")]
+    for callback in view.subjects:
+        if killed and callback.final == "failed":
+            if callback.output.strip().lower() in ("", "execution failed"):
+                return Broken(f"`output` is '{callback.output}', which does not tell that the worker died",
+                              callback.story(3))
+            return Kept(callback.output[:200])
+    return Undecided("no worker was killed, or the row did not end FAILED")
+
+
+@decides("CRASH-8")
+def no_effect_after_the_end(view: HistoryView) -> Found:
+    """No report of the callable is later than the terminal row."""
+    decided = False
+    for callback in view.subjects:
+        if callback.terminal is None:
+            continue
+        decided = True
+        late = [event for event in callback.effects if event["t"] > callback.terminal["t"] + SLACK
+                and event["what"] not in ("return",)]
+        if late:
+            return Broken(
+                f"The row was {callback.terminal['new'].upper()}, and {late[0]['t'] - callback.terminal['t']:.1f} s "
+                "later the callable had an effect: an orphan of the killed worker went on",
+                callback.story(),
+            )
+    return Kept() if decided else Undecided("no row of this case is terminal")
+
+
+@decides("CRASH-9")
+def reported_success_stays(view: HistoryView) -> Found:
+    """Where the worker's success was reported by the executor, the row does not end FAILED."""
+    decided = False
+    for callback in view.subjects:
+        if not any(event["state"] == "success" for event in callback.events):
+            continue
+        decided = True
+        if callback.final == "failed":
+            return Broken("The worker reported success and the row ends FAILED", callback.story())
+    return Kept() if decided else Undecided("the worker never said that the callable returned")

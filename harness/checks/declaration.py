@@ -1,0 +1,119 @@
+"""DECL: declaration and interface, from inspections of the class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
+from executor_conformance.harness.view import HistoryView
+
+
+def _inspection(view: HistoryView, name: str) -> dict[str, Any] | Found:
+    events = view.of("inspection", name=name)
+    if not events:
+        return Undecided(f"this case does not inspect the executor's {name}")
+    data: dict[str, Any] = events[-1]["data"]
+    if "failed" in data:
+        return Unproven(f"the inspection of the executor's {name} did not work: {data['failed']}")
+    return data
+
+
+@decides("DECL-1")
+def declared_and_done_agree(view: HistoryView) -> Found:
+    """Declared: taken. Not declared: NotImplementedError that names executor and workload type."""
+    data = _inspection(view, "offer")
+    if not isinstance(data, dict):
+        return data
+    declares, taken, raised = data["declares"], data["taken"], data.get("raised")
+    executor = str(view.header.get("executor", "")).rpartition(".")[2]
+    if declares and (raised or not taken):
+        return Broken(
+            f"{executor} declares callbacks and refuses an ExecuteCallback",
+            (f"queue_workload: {raised or 'no exception, but the workload is nowhere'}: {data.get('message', '')}",),
+        )
+    if not declares and not raised and taken:
+        return Broken(
+            f"{executor} accepts an ExecuteCallback that it does not declare",
+            (f"declares callbacks: {declares}", f"queue_workload returned {data.get('returned')} and took a slot"),
+        )
+    if not declares and not raised:
+        return Broken(f"{executor} neither declares nor refuses an ExecuteCallback: it drops it in silence")
+    if not declares and raised != "NotImplementedError":
+        return Broken(
+            f"{executor} refuses an undeclared ExecuteCallback with {raised} instead of NotImplementedError",
+            (str(data.get("message")),),
+        )
+    if not declares and not all(word in data["message"] for word in (executor, data["workload_type"])):
+        return Broken("The refusal does not name the executor and the workload type", (data["message"],))
+    return Kept("declared and taken" if declares else "not declared and refused")
+
+
+@decides("DECL-3")
+def attributes_are_readable(view: HistoryView) -> Found:
+    """Each attribute of the running BaseExecutor is readable on the class and has its type."""
+    data = _inspection(view, "attributes")
+    if not isinstance(data, dict):
+        return data
+    wrong = [
+        f"{name}: {found.get('raised') or 'is ' + found['type'] + ', BaseExecutor has ' + found['expected']}"
+        for name, found in data.items()
+        if found.get("raised") or found["type"] != found["expected"]
+    ]
+    if wrong:
+        return Broken("Attributes that core reads from the class are missing or of another type", tuple(wrong))
+    return Kept(f"{len(data)} attributes")
+
+
+@decides("DECL-4")
+def loads_by_path_and_alias(view: HistoryView) -> Found:
+    """ExecutorLoader loads it by path and alias, alone and beside another."""
+    data = _inspection(view, "load")
+    if not isinstance(data, dict):
+        return data
+    wrong = [
+        f"{how}: {found.get('raised', '')} {found.get('message', found.get('class', ''))}"
+        for how, found in data.items()
+        if found.get("class") != view.header["executor"]
+    ]
+    if wrong:
+        return Broken("ExecutorLoader does not load the executor", tuple(wrong))
+    return Kept("by path and by alias, alone and beside another")
+
+
+@decides("DECL-5")
+def commands_merge(view: HistoryView) -> Found:
+    """The CLI commands are GroupCommands, collide with none, and the parser builds."""
+    data = _inspection(view, "commands")
+    if not isinstance(data, dict):
+        return data
+    if data.get("raised"):
+        return Broken("get_cli_commands() raises", (f"{data['raised']}: {data['message']}",))
+    foreign = [f"{command['name']} is a {command['type']}" for command in data["commands"]
+               if command["type"] != "GroupCommand"]
+    if foreign:
+        return Broken("get_cli_commands() returns something else than GroupCommand objects", tuple(foreign))
+    if data["collides"]:
+        return Broken("The executor's commands collide with those of core", tuple(data["collides"]))
+    if (data["parser"] or {}).get("raised"):
+        return Broken("The merged parser does not build", (str(data["parser"]["message"]),))
+    return Kept(f"{len(data['commands'])} commands")
+
+
+@decides("DECL-6")
+def methods_are_implemented(view: HistoryView) -> Found:
+    """No method that core calls raises NotImplementedError, and ending twice is harmless."""
+    data = _inspection(view, "methods")
+    if not isinstance(data, dict):
+        return data
+    if data["start"].get("raised"):
+        return Unproven(f"the executor could not be started: {data['start']['message']}")
+    wrong = [
+        f"{name}() raises {found['raised']}{': ' + found['message'] if found['message'] else ''}"
+        for name, found in data.items()
+        if found.get("raised") == "NotImplementedError" or (found.get("raised") and name in ("end", "end again"))
+    ]
+    if data["get_task_log"].get("lists") is False:
+        wrong.append(f"get_task_log returns {data['get_task_log']['returned']}, not two lists")
+    if wrong:
+        return Broken("Methods that core calls are missing or fail", tuple(wrong))
+    return Kept(f"{len(data)} calls")

@@ -1,0 +1,70 @@
+"""FAIL: the callable fails."""
+
+from __future__ import annotations
+
+from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, decides
+from executor_conformance.harness.view import CallbackView, HistoryView
+
+EMPTY_WORDS = frozenset({"", "execution failed"})
+
+
+def _failing(view: HistoryView) -> list[CallbackView]:
+    return [callback for callback in view.subjects if callback.expect == "failure"]
+
+
+@decides("FAIL-1")
+def row_ends_failed(view: HistoryView) -> Found:
+    """The row ended FAILED."""
+    for callback in _failing(view):
+        if callback.final != "failed":
+            return Broken(f"The callable failed and the row is {str(callback.final).upper()}", callback.story())
+    return Kept() if _failing(view) else Undecided("no callable of this case fails")
+
+
+@decides("FAIL-2")
+def failed_code_is_not_repeated(view: HistoryView) -> Found:
+    """The callable's code ran at most once."""
+    for callback in _failing(view):
+        if callback.executions > 1:
+            return Broken(f"The failed callable's code ran {callback.executions} times", callback.story())
+    return Kept() if _failing(view) else Undecided("no callable of this case fails")
+
+
+@decides("FAIL-3")
+def environment_goes_on(view: HistoryView) -> Found:
+    """The slot is free and the next callback succeeded."""
+    if not _failing(view):
+        return Undecided("no callable of this case fails")
+    for callback in _failing(view):
+        if view.last_slots and callback.holds_slot(view.last_slots):
+            return Broken("The failed callback still takes a slot", callback.story())
+    if not view.follow_ups:
+        return Undecided("no callback followed in this case")
+    for follow_up in view.follow_ups:
+        if follow_up.final != "success":
+            return Broken("The callback after the failed one did not succeed", follow_up.story())
+    return Kept()
+
+
+@decides("FAIL-4")
+def output_tells_the_cause(view: HistoryView) -> Found:
+    """``output`` is neither empty nor the bare 'Execution failed'."""
+    for callback in _failing(view):
+        if callback.final != "failed":
+            continue
+        if callback.output.strip().lower() in EMPTY_WORDS:
+            return Broken(f"`output` is '{callback.output}', which tells no cause", callback.story(3))
+        return Kept(callback.output[:200])
+    return Undecided("no row of this case ended FAILED")
+
+
+@decides("FAIL-5")
+def failure_is_never_success(view: HistoryView) -> Found:
+    """Neither the row nor an event of a failed callback ever said SUCCESS."""
+    failing = _failing(view)
+    for callback in failing:
+        if any(row["new"] == "success" for row in callback.rows):
+            return Broken("A callback that failed was SUCCESS in its row", callback.story())
+        if any(event["state"] == "success" for event in callback.events):
+            return Broken("The executor reported SUCCESS for a callback that failed", callback.story())
+    return Kept() if failing else Undecided("no callable of this case fails")

@@ -1,0 +1,150 @@
+"""RUN: the success path."""
+
+from __future__ import annotations
+
+from executor_conformance.harness.case import digest
+from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, decides
+from executor_conformance.harness.view import CallbackView, HistoryView, line
+
+
+def _healthy(view: HistoryView) -> list[CallbackView]:
+    return [callback for callback in view.subjects if callback.expect == "success"]
+
+
+@decides("RUN-1")
+def runs_once(view: HistoryView) -> Found:
+    """The callable was entered exactly once."""
+    for callback in _healthy(view):
+        entered = len(callback.reported("enter"))
+        if entered != 1:
+            return Broken(
+                "The callable did not run" if not entered else f"The callable ran {entered} times", callback.story()
+            )
+    return Kept() if _healthy(view) else Undecided("no callback of this case is expected to succeed")
+
+
+@decides("RUN-2")
+def runs_in_a_process_of_its_own(view: HistoryView) -> Found:
+    """The callable ran in a child of a worker, never in the scheduler process."""
+    seen: dict[int, str] = {}
+    for callback in _healthy(view):
+        for entered in callback.reported("enter")[:1]:
+            pid = entered["pid"]
+            if pid in view.scheduler_pids:
+                return Broken("The callable ran in the scheduler process", (line(entered, "what", "pid", "ppid"),))
+            if entered["ppid"] in view.scheduler_pids:
+                return Broken("The callable ran in a child of the scheduler process without a supervisor",
+                              (line(entered, "what", "pid", "ppid"),))
+            if pid in seen:
+                return Broken("Two callables shared one process", (line(entered, "what", "pid", "ppid"),))
+            if any(request["pid"] == pid for request in callback.claims):
+                return Broken("The callable ran in the process that talks to the API, not in a supervised child",
+                              (line(entered, "what", "pid", "ppid"), line(callback.claims[0], "path", "pid")))
+            seen[pid] = callback.id
+    return Kept(f"pids {sorted(seen)}") if seen else Undecided("the callable did not run")
+
+
+@decides("RUN-3")
+def kwargs_arrive_equal(view: HistoryView) -> Found:
+    """What the callable received is what was sent."""
+    for callback in _healthy(view):
+        for entered in callback.reported("enter")[:1]:
+            received = {k: v for k, v in (entered["data"].get("kwargs") or {}).items() if k not in ("context", "probe")}
+            if digest(received) != callback.submitted["digest"]:
+                return Broken(
+                    "The kwargs did not arrive as they were sent",
+                    (f"sent:     {str(callback.submitted['kwargs'])[:300]}", f"received: {str(received)[:300]}"),
+                )
+            return Kept()
+    return Undecided("the callable did not run")
+
+
+@decides("RUN-4")
+def context_where_accepted(view: HistoryView) -> Found:
+    """The context came to those that accept it, and only to them; a notifier was instantiated and called."""
+    decided = 0
+    for callback in _healthy(view):
+        kind = str(callback.submitted["path"]).rpartition(".")[2]
+        entered = callback.reported("enter")
+        if kind in ("with_context", "Notifier", "without_context") and not entered:
+            return Broken(f"The callable '{kind}' was not called as its signature asks", callback.story())
+        if kind == "with_context" and "dag_run" not in str(entered[0]["data"].get("context")):
+            return Broken("The callable accepts `context` and did not get one with a Dag run", callback.story())
+        if kind == "Notifier" and not callback.reported("instantiate"):
+            return Broken("The notifier class was not instantiated", callback.story())
+        if kind == "Notifier" and "dag_run" not in str(entered[0]["data"].get("context")):
+            return Broken("The notifier was called without its context", callback.story())
+        decided += kind in ("with_context", "Notifier", "without_context")
+    return Kept() if decided else Undecided("no callable of this case has to do with the context")
+
+
+@decides("RUN-5")
+def dag_file_callable_is_found(view: HistoryView) -> Found:
+    """A callable of the Dag file ran."""
+    for callback in _healthy(view):
+        if "unusual_prefix" in callback.submitted["path"]:
+            if not callback.reported("enter"):
+                return Broken("The callable of the Dag file did not run", callback.story())
+            return Kept()
+    return Undecided("no callable of this case is defined in the Dag file")
+
+
+@decides("RUN-6")
+def row_goes_queued_running_success(view: HistoryView) -> Found:
+    """The row's states from QUEUED on are QUEUED, RUNNING, SUCCESS."""
+    for callback in _healthy(view):
+        if callback.states != ["queued", "running", "success"]:
+            went = ", ".join(state.upper() for state in callback.states) or "nowhere"
+            return Broken(f"The row went {went} instead of QUEUED, RUNNING, SUCCESS", callback.story())
+    return Kept() if _healthy(view) else Undecided("no callback of this case is expected to succeed")
+
+
+@decides("RUN-7")
+def connection_and_variable_are_readable(view: HistoryView) -> Found:
+    """The callable returned the values of the Connection and the Variable."""
+    for callback in view.subjects:
+        if not str(callback.submitted["path"]).endswith("read_secrets"):
+            continue
+        returned = callback.reported("return")
+        refused = [event for event in callback.responses(callback.requests) if event["status"] >= 400]
+        if not returned:
+            return Broken(
+                "The callable could not read a Connection and a Variable",
+                (*(line(event, "method", "route", "status", "body_detail") for event in refused[:2]), *callback.story()),
+            )
+        if (returned[0]["data"].get("port"), returned[0]["data"].get("value")) != (8443, "a value"):
+            return Broken("The callable read other values than the metadata holds", (str(returned[0]["data"]),))
+        return Kept()
+    return Undecided("no callable of this case reads a Connection")
+
+
+@decides("RUN-8")
+def log_is_where_log_path_says(view: HistoryView) -> Found:
+    """The log at the workload's ``log_path`` holds what the callable printed."""
+    looked = view.probe("log")
+    if not looked:
+        return Undecided("this case does not look for the log")
+    data = looked[-1]["data"]
+    if not data["files"]:
+        return Broken("There is no log at the workload's log_path", (f"log_path: {data['log_path']}",))
+    if not data["found"]:
+        return Broken("The log does not hold what the callable printed", tuple(data["files"]))
+    return Kept(data["found"])
+
+
+@decides("RUN-10")
+def supervisor_always_answers(view: HistoryView) -> Found:
+    """Each question to the supervisor was answered, with a value or an error."""
+    for callback in view.subjects:
+        entered, answered = callback.reported("enter"), callback.reported("answered")
+        if not str(callback.submitted["path"]).rpartition(".")[2].startswith("ask_") or not entered:
+            continue
+        if not answered:
+            waited = max(event["t"] for event in view.events) - entered[0]["t"]
+            question = str(callback.submitted["path"]).rpartition("ask_")[2]
+            unanswered = view.of("note", what="unanswered")
+            if unanswered:
+                waited = unanswered[-1]["waited_s"]
+            return Broken(f"The supervisor did not answer '{question}' within {waited:.1f} s", callback.story())
+        return Kept(str(answered[0]["data"].get("answer"))[:200])
+    return Undecided("no callable of this case asked its supervisor")

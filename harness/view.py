@@ -1,0 +1,226 @@
+"""The history as the checks read it: one view per callback, and what concerns all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from executor_conformance.harness.history import Event, History
+
+TERMINAL = ("success", "failed")
+QUEUED_SCOPE = {"claimless": "workload", "claim": "callback", "claim-idempotent": "workload"}
+"""Scope of the token that a callback is queued with, by edition."""
+
+
+def line(event: Event, *names: str) -> str:
+    """One line of evidence from an event: its time, its kind and the fields named."""
+    fields = " ".join(f"{name}={event[name]}" for name in names if event.get(name) is not None)
+    return f"{event['t']:.3f} {event['kind']} {fields}"
+
+
+@dataclass
+class CallbackView:
+    """Everything that the history says about one callback, oldest first."""
+
+    id: str
+    submitted: Event
+    history: HistoryView = field(repr=False)
+
+    @property
+    def role(self) -> str:
+        """'subject', 'follow-up' or 'filler'."""
+        return str(self.submitted["role"])
+
+    @property
+    def expect(self) -> str:
+        """'success', 'failure' or 'terminal'."""
+        return str(self.submitted["expect"])
+
+    @property
+    def probe(self) -> str:
+        """The name under which the callable reports."""
+        return str(self.submitted["probe"])
+
+    @cached_property
+    def rows(self) -> list[Event]:
+        """Transitions of the row, in the order of their writes."""
+        return sorted(self.history.of("row", callback=self.id), key=lambda event: event["seq"])
+
+    @cached_property
+    def states(self) -> list[str]:
+        """States of the row from QUEUED on."""
+        states = [row["new"] for row in self.rows]
+        return states[states.index("queued") :] if "queued" in states else []
+
+    @property
+    def final(self) -> str | None:
+        """The row's last state."""
+        return self.rows[-1]["new"] if self.rows else None
+
+    @cached_property
+    def terminal(self) -> Event | None:
+        """The transition that first made the row terminal."""
+        return next((row for row in self.rows if row["new"] in TERMINAL), None)
+
+    @cached_property
+    def output(self) -> str:
+        """The row's ``output`` as last written with a transition."""
+        return next((row["output"] for row in reversed(self.rows) if row.get("output")), "")
+
+    @cached_property
+    def events(self) -> list[Event]:
+        """The executor's events for the callback's own key."""
+        return self.history.of("event", key=self.id)
+
+    @cached_property
+    def workload(self) -> Event | None:
+        """What core handed to ``queue_workload``."""
+        return next(iter(self.history.of("workload", key=self.id)), None)
+
+    @cached_property
+    def effects(self) -> list[Event]:
+        """What its callable reported; in a history with one callback, also what came without a name."""
+        alone = len([1 for view in self.history.callbacks if view.role != "follow-up"]) == 1
+        return [
+            event
+            for event in self.history.of("effect")
+            if event["probe"] == self.probe or (event["probe"] is None and alone and self.role == "subject")
+        ]
+
+    def reported(self, what: str) -> list[Event]:
+        """Reports of one kind: 'enter', 'return', 'effect', 'answered', …"""
+        return [event for event in self.effects if event["what"] == what]
+
+    @property
+    def executions(self) -> int:
+        """How often code of the callable ran: as many times as its most repeated report."""
+        counts: dict[str, int] = {}
+        for event in self.effects:
+            counts[event["what"]] = counts.get(event["what"], 0) + 1
+        return max(counts.values(), default=0)
+
+    @cached_property
+    def requests(self) -> list[Event]:
+        """Requests to the Execution API on the callback's behalf: by path, by token, or by process."""
+        mine = []
+        pids: set[int] = {event["ppid"] for event in self.effects} | {event["pid"] for event in self.effects}
+        requests = [event for event in self.history.of("wire", api="execution") if event["phase"] == "request"]
+        for event in requests:
+            claims = ((event.get("token") or {}).get("claims")) or {}
+            if self.id in event["path"] or claims.get("sub") == self.id:
+                mine.append(event)
+                if event.get("pid"):
+                    pids.add(event["pid"])
+        first, last = self.submitted["t"], self._end()
+        others = {view.id for view in self.history.callbacks} | {ti["id"] for ti in self.history.of("task_row")}
+        others.discard(self.id)
+        for event in requests:
+            claims = ((event.get("token") or {}).get("claims")) or {}
+            belongs_elsewhere = claims.get("sub") in others or any(other in event["path"] for other in others)
+            if event not in mine and event.get("pid") in pids and first <= event["t"] <= last and not belongs_elsewhere:
+                mine.append(event)
+        return sorted(mine, key=lambda event: event["seq"])
+
+    def _end(self) -> float:
+        if self.terminal:
+            return float(self.terminal["t"]) + 0.05
+        return float(self.history.events[-1]["t"])
+
+    def responses(self, requests: list[Event]) -> list[Event]:
+        """The answers to some requests."""
+        numbers = {event["seq"] for event in requests}
+        return [
+            event
+            for event in self.history.of("wire", api="execution", phase="response")
+            if event["seq"] in numbers
+        ]
+
+    @cached_property
+    def claims(self) -> list[Event]:
+        """Requests to the claim route of this callback."""
+        return [event for event in self.requests if event["path"].endswith(f"/callbacks/{self.id}/run")]
+
+    @cached_property
+    def claimed(self) -> Event | None:
+        """The answer of the server to the first claim that succeeded."""
+        return next(
+            (event for event in self.responses(self.claims) if 200 <= event["status"] < 300 and event.get("by") != "rule"),
+            None,
+        )
+
+    def holds_slot(self, slots: Event) -> bool:
+        """Whether an executor counts the callback in a ``slots`` event."""
+        return any(
+            self.id in executor["running"] or self.id in executor["queued"] for executor in slots["executors"].values()
+        )
+
+    def story(self, limit: int = 6) -> tuple[str, ...]:
+        """The most telling lines about the callback, for evidence."""
+        lines = [line(row, "old", "new", "output") for row in self.rows if row["new"] not in ("scheduled", "pending")]
+        lines += [line(event, "what", "pid") for event in self.effects]
+        lines += [line(event, "state", "key_type", "info") for event in self.events]
+        lines += [line(event, "name", "victim", "pids") for event in self.history.of("fault")]
+        lines.sort(key=lambda text: float(text.split(" ", 1)[0]))
+        rest = [line(event, "states", "holding_slots", "alive", "quiet_s", "quiet_steps") for event in
+                [*self.history.of("rest"), *self.history.of("bound")] if self.id in str(event.get("states", ""))]
+        return tuple([*lines[-limit + len(rest[-1:]) :], *rest[-1:]])
+
+
+class HistoryView:
+    """A history, indexed for the checks."""
+
+    def __init__(self, history: History) -> None:
+        self.events = list(history.events)
+        self.header = self.events[0]
+        self._by_kind: dict[str, list[Event]] = {}
+        for event in self.events:
+            self._by_kind.setdefault(event["kind"], []).append(event)
+
+    def of(self, kind: str, **fields: Any) -> list[Event]:
+        """Events of ``kind`` whose fields equal those given."""
+        return [
+            event
+            for event in self._by_kind.get(kind, [])
+            if all(event.get(name) == value for name, value in fields.items())
+        ]
+
+    @property
+    def edition(self) -> str:
+        """The edition of the running core."""
+        return str(self.header.get("edition", ""))
+
+    @cached_property
+    def callbacks(self) -> list[CallbackView]:
+        """All callbacks of the case."""
+        return [CallbackView(event["callback"], event, self) for event in self.of("submitted")]
+
+    @property
+    def subjects(self) -> list[CallbackView]:
+        """The callbacks that the case is about."""
+        return [view for view in self.callbacks if view.role == "subject"]
+
+    @property
+    def follow_ups(self) -> list[CallbackView]:
+        """The callbacks that show that the environment still works."""
+        return [view for view in self.callbacks if view.role == "follow-up"]
+
+    def probe(self, name: str) -> list[Event]:
+        """What the harness itself asked or looked up, by name."""
+        return self.of("probe", name=name)
+
+    @cached_property
+    def last_slots(self) -> Event | None:
+        """The slots as last seen."""
+        return next(reversed(self._by_kind.get("slots", [])), None)
+
+    @cached_property
+    def scheduler_pids(self) -> set[int]:
+        """Pids of all scheduler processes of the case."""
+        pids = {event["pid"] for event in self.of("scheduler") if event.get("pid")}
+        return pids | ({self.header["scheduler_pid"]} if self.header.get("scheduler_pid") else set())
+
+    def faults(self) -> Iterator[Event]:
+        """The faults, oldest first."""
+        yield from self._by_kind.get("fault", [])
