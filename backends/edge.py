@@ -76,10 +76,17 @@ class EdgeBackend(Backend):
     def start(self) -> None:
         """Nothing yet: the worker registers with the API server, which is not up."""
         self._nodes: list[ManagedProcess] = []
-        if self.site.variant.label == "edge-log-push-stubbed":
-            self.site.recorders["edge"].add_rule(
-                WireRule(Answer(204, None, {}), method="POST", path=r"/logs/push/")
-            )
+        self.use_variant(self.site.variant)
+
+    def use_variant(self, variant: Variant) -> None:
+        """Stub the log push, or do not; the worker that suffered from the former state is replaced."""
+        super().use_variant(variant)
+        recorder = self.site.recorders["edge"]
+        recorder.clear_rules()
+        if variant.label == "edge-log-push-stubbed":
+            recorder.add_rule(WireRule(Answer(204, None, {}), method="POST", path=r"/logs/push/"))
+        if self._nodes:
+            self.lose_node()
 
     def _start_node(self) -> None:
         number = next(_numbers)

@@ -105,6 +105,10 @@ class Backend(ABC):
         :raises BoundReached: it is not ready in time.
         """
 
+    def use_variant(self, variant: Variant) -> None:
+        """Turn a running environment into another of its variants."""
+        self.site.variant = variant
+
     @abstractmethod
     def units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
         """Pids of the live processes that are carrying out a workload, of those in ``processes``."""

@@ -7,6 +7,7 @@ work, no request in flight, no message or timer that the backend declares, and t
 from __future__ import annotations
 
 import itertools
+import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -185,10 +186,74 @@ class Case:
         while not hit():
             self.pump()
             if watch.at_rest() or time.monotonic() > deadline:
+                self.env.sink("rest", **watch.proof())
                 states = {callback.probe: self.state(callback) for callback in self.callbacks}
                 raise BoundReached(f"{reason} was not reached; the rows are {states}.")
             time.sleep(LIMITS.pump_interval)
         return (point.hit or {}) if isinstance(point, Breakpoint) else {"pid": point.hits[0].pid}
+
+    def until_running_or_quiet(self, callback: Callback) -> None:
+        """Step until the row is RUNNING, or until it is clear that it will not be while the callable is held."""
+        deadline = time.monotonic() + LIMITS.settle
+        steps = self.env.steps
+        since = time.monotonic()
+        mark = None
+        while self.state(callback) != "running" and time.monotonic() < deadline:
+            self.pump()
+            now = (self.state(callback), str(self.env.slots), len(self.env.history.of("wire")))
+            if now != mark:
+                mark, steps, since = now, self.env.steps, time.monotonic()
+            # Edge's worker and executor take turns of a second, so they get more than one
+            quiet = time.monotonic() - since > 2 * LIMITS.quiet_window
+            if quiet and self.env.steps - steps >= LIMITS.quiet_steps:
+                return
+            time.sleep(LIMITS.pump_interval)
+        for _ in range(2):
+            self.pump()
+
+    def linger(self) -> None:
+        """Go on for one quiet window: time for what must not happen."""
+        until = time.monotonic() + LIMITS.quiet_window
+        while time.monotonic() < until:
+            self.pump()
+            time.sleep(LIMITS.pump_interval)
+
+    def settle_then(self, release: Callable[[], None]) -> None:
+        """Settle while a callable is still held; then let it go on, and settle again.
+
+        What an orphan does after the row is terminal is seen that way.
+        """
+        deadline = time.monotonic() + LIMITS.settle
+        watch = RestWatch(self, self.callbacks, held=True)
+        while not watch.at_rest() and time.monotonic() < deadline:
+            self.pump()
+            time.sleep(LIMITS.pump_interval)
+        release()
+        self.settle()
+
+    def stop_processes(self, pids: Iterable[int]) -> None:
+        """SIGSTOP processes."""
+        self.env.watcher.kill(list(pids), signal.SIGSTOP)
+
+    def until_gone(self, pid: int, what: str) -> None:
+        """Wait until a process has ended (a zombie has)."""
+        deadline = time.monotonic() + LIMITS.start_of_callable
+        while pid in self.env.processes():
+            if time.monotonic() > deadline:
+                raise BoundReached(f"{what} did not end within {LIMITS.start_of_callable:g} s.")
+            time.sleep(0.005)
+        self.env.observe()
+
+    def idle_units(self) -> list[int]:
+        """Worker processes that wait for a workload."""
+        return self.env.backend.idle_units(self.env.processes())
+
+    def lose_node(self, point: str) -> None:
+        """Kill the whole worker and start a new one."""
+        self.fault(point, victim="node", pids=[])
+        killed = self.env.backend.lose_node()
+        self.env.sink("note", what="node lost", pids=killed)
+        self.env.observe()
 
     def settle(self, callbacks: Sequence[Callback] | None = None, limit: float = LIMITS.settle) -> None:
         """Step until everything about ``callbacks`` (default: all of the case) has come to rest.
@@ -233,8 +298,14 @@ class RestWatch:
     """Decides whether everything about some callbacks has come to rest, and keeps the proof."""
 
     def __init__(
-        self, case: Case, callbacks: Sequence[Callback], tasks: Sequence[tuple[Run, str]] = ()
+        self,
+        case: Case,
+        callbacks: Sequence[Callback],
+        tasks: Sequence[tuple[Run, str]] = (),
+        held: bool = False,
     ) -> None:
+        # ``held``: a callable is stopped by the harness itself, so its being alive is no sign of progress
+        self.held = held
         self.case = case
         self.callbacks = list(callbacks)
         self.tasks = list(tasks)
@@ -256,6 +327,11 @@ class RestWatch:
                    if flight.api == "execution" or "fetch" not in flight.path]
         pending = [why for callback in self.callbacks for why in env.backend.pending(callback.id)]
         pending += [why for run, task in self.tasks for why in env.backend.pending(run.task_instances[task])]
+        pending += [
+            f"the task {task} is still with the scheduler"
+            for run, task in self.tasks
+            if self.case.task_state(run, task) in (None, "none", "scheduled")
+        ]
         busy = self._runnable(processes)
         self._alive = [f"unit {pid}: {processes[pid].title}" for pid in units]
         self._alive += [f"in flight: {flight}" for flight in flights] + pending
@@ -270,7 +346,7 @@ class RestWatch:
             len([1 for event in env.history.of("wire") if event["api"] == "execution"]),
             tuple(self.case.task_state(run, task) for run, task in self.tasks),
         )
-        if mark != self._mark or self._alive or (busy and not (ended and freed)):
+        if mark != self._mark or (self._alive and not self.held) or (busy and not (ended and freed)):
             self._mark, self._since, self._steps = mark, time.monotonic(), env.steps
             return False
         steps = env.steps - self._steps

@@ -18,7 +18,7 @@ from executor_conformance.harness.limits import LIMITS
 class Breakpoint:
     """Stops the callable with ``probe`` at the report ``what`` until it is released."""
 
-    probe: str
+    probe: str | None
     what: str
     hit: dict[str, Any] | None = None
     _hit: threading.Event = field(default_factory=threading.Event)
@@ -100,7 +100,7 @@ class EffectsServer:
                 point._go.wait(LIMITS.effect_hold)
                 return
 
-    def stop_at(self, probe: str, what: str) -> Breakpoint:
+    def stop_at(self, probe: str | None, what: str) -> Breakpoint:
         """Hold the callable ``probe`` when it reports ``what``."""
         point = Breakpoint(probe, what)
         self.breakpoints.append(point)

@@ -233,7 +233,11 @@ class Environment:
         if self.scheduler:
             self.stop_scheduler()
         assert self.zygote is not None
-        more = dict(env or {})
+        more = {
+            "AIRFLOW__CORE__EXECUTOR": self.executor,
+            "EXECUTOR_CONFORMANCE_SUBJECT": self.executor,
+            **(env or {}),
+        }
         if seed:
             more["EXECUTOR_CONFORMANCE_SEED"] = "1"
         self.scheduler = SchedulerHandle(self.zygote, more)
@@ -255,11 +259,36 @@ class Environment:
         self.scheduler = None
         self.sink("scheduler", what="stopped", pid=pid)
 
+    def use_variant(self, variant: Variant) -> None:
+        """Turn the environment into another variant of the same backend."""
+        if variant.label != self.variant.label:
+            self.variant = variant
+            self.backend.use_variant(variant)
+            self.start_scheduler()
+
+    def use_executor(self, executor: str) -> None:
+        """Put another executor class into the running environment."""
+        if executor != self.executor:
+            self.executor = executor
+            self.start_scheduler()
+
+    def repair(self) -> None:
+        """Bring the environment back to health after a case that disturbed it."""
+        self.effects.clear()
+        self.wire.clear_rules()
+        self.wire.accept()
+        left = self.backend.units(self.processes())
+        self.watcher.kill(left)
+        if self.backend.repair(self.processes()) or self.scheduler is None:
+            self.start_scheduler()
+        self.observe()
+
     def inspect(self, *ops: str) -> dict[str, Any]:
         """Run inspections of the executor class in a process of their own; results by name."""
         assert self.zygote is not None
         channel: Channel
-        channel, _ = self.zygote.fork("inspection")
+        env = {"AIRFLOW__CORE__EXECUTOR": self.executor, "EXECUTOR_CONFORMANCE_SUBJECT": self.executor}
+        channel, _ = self.zygote.fork("inspection", env)
         found: dict[str, Any] = {}
         try:
             for op in ops:

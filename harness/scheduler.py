@@ -96,6 +96,7 @@ class SchedulerHandle:
         self.pid: int = greeting["pid"]
         self.log = Path(greeting["log"])
         self.executors: list[dict[str, Any]] = greeting["executors"]
+        self.settings: dict[str, Any] = greeting["settings"]
 
     @property
     def parallelism(self) -> int:

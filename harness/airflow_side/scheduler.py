@@ -233,7 +233,13 @@ def serve(channel: Channel) -> None:
     except Exception as error:
         channel.send({"ready": False, "error": f"{type(error).__name__}: {error}", "details": traceback.format_exc()})
         raise
-    channel.send({"ready": True, "pid": os.getpid(), "executors": side.executors()})
+    from airflow.configuration import conf
+
+    settings = {
+        "task_queued_timeout": conf.getfloat("scheduler", "task_queued_timeout"),
+        "audience": conf.get_mandatory_list_value("execution_api", "jwt_audience")[0],
+    }
+    channel.send({"ready": True, "pid": os.getpid(), "executors": side.executors(), "settings": settings})
     while (message := channel.receive()) is not None:
         try:
             answer = side.handle(message)

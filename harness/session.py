@@ -1,0 +1,341 @@
+"""A run: which subjects, their environments, and the result of each case."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shlex
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from executor_conformance.harness.backend import Backend, Options, Variant
+from executor_conformance.harness.case import Case, NotApplicable
+from executor_conformance.harness.catalogue import Catalogue
+from executor_conformance.harness.checker import check
+from executor_conformance.harness.environment import PARALLELISM, Environment
+from executor_conformance.harness.errors import ConformanceError, HarnessError, SchedulerDied, UsageError
+from executor_conformance.harness.expectations import Expectations
+from executor_conformance.harness.history import Clock, History
+from executor_conformance.harness.report.model import CaseResult, SubjectInfo, case_verdict, clause_results
+from executor_conformance.harness.verdicts import Decision, Verdict
+
+GROUP = "executor_conformance.backends"
+LEVELS = ("core", "extended", "provisional")
+
+
+def backends() -> dict[str, type[Backend]]:
+    """All registered backends by name, ours and third parties'.
+
+    :raises UsageError: a registered backend does not import.
+    """
+    found: dict[str, type[Backend]] = {}
+    for point in importlib.metadata.entry_points(group=GROUP):
+        try:
+            found[point.name] = point.load()
+        except Exception as error:
+            raise UsageError(
+                f"The backend '{point.name}' ({point.value}) does not import: {type(error).__name__}: {error}; "
+                "uninstall or repair the package that registers it."
+            ) from None
+    return dict(sorted(found.items(), key=lambda item: (item[0] != "local", item[0])))
+
+
+def choose_backends(names: str | None) -> dict[str, type[Backend]]:
+    """The backends of a comma-separated list; all, if there is none.
+
+    :raises UsageError: a name is unknown.
+    """
+    known = backends()
+    if not names:
+        return known
+    chosen = {}
+    for name in (part.strip() for part in names.split(",")):
+        if name not in known:
+            raise UsageError(f"The backend '{name}' is unknown; this installation has {', '.join(known)}.")
+        chosen[name] = known[name]
+    return chosen
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An executor class in one variant of a backend's environment."""
+
+    label: str
+    backend: type[Backend]
+    variant: Variant
+    options: Options
+
+    @property
+    def executor(self) -> str:
+        """Import path of the executor class."""
+        return self.options.executor or self.backend.executor
+
+
+def subjects_of(chosen: dict[str, type[Backend]], options: Options) -> tuple[list[Subject], list[SubjectInfo]]:
+    """The subjects that can run here, and those that cannot with what is missing."""
+    runnable: list[Subject] = []
+    unavailable: list[SubjectInfo] = []
+    for name, backend in chosen.items():
+        missing = backend.missing(options)
+        for variant in backend.variants:
+            label = variant.label
+            if options.executor:
+                label = f"{options.executor.rpartition('.')[2]}@{variant.label}"
+            if missing:
+                unavailable.append(
+                    SubjectInfo(
+                        label=label,
+                        backend=name,
+                        executor=options.executor or backend.executor,
+                        substrate=options.substrate,
+                        control_plane="",
+                        data_plane="",
+                        variant=variant.note,
+                        unavailable=missing,
+                    )
+                )
+            else:
+                runnable.append(Subject(label, backend, variant, options))
+    return runnable, unavailable
+
+
+class EnvironmentPool:
+    """Starts each environment once, the next one while the present one is at work."""
+
+    def __init__(self, root: Path, clock: Clock, say: Callable[[str], None]) -> None:
+        self.root = root
+        self.clock = clock
+        self.say = say
+        self._environments: dict[str, Environment] = {}
+        self._failures: dict[str, BaseException] = {}
+        self._starting: dict[str, threading.Thread] = {}
+        self._closed = False
+
+    def prepare(self, subject: Subject) -> None:
+        """Begin to start the environment of ``subject`` in the background."""
+        key = subject.backend.name
+        if key in self._environments or key in self._starting or key in self._failures or self._closed:
+            return
+
+        def start() -> None:
+            try:
+                folder = self.root / f"{key}-{len(self._starting)}"
+                environment = Environment(subject.backend, subject.options, subject.variant, folder, self.clock)
+                self._environments[key] = environment
+                environment.start()
+            except BaseException as error:
+                self._environments.pop(key, None)
+                self._failures[key] = error
+
+        thread = threading.Thread(target=start, name=f"start-{key}", daemon=True)
+        self._starting[key] = thread
+        thread.start()
+
+    def acquire(self, subject: Subject) -> Environment:
+        """The running environment of ``subject``; environments of other backends are stopped.
+
+        :raises HarnessError: it did not start.
+        """
+        key = subject.backend.name
+        if key not in self._starting:
+            self.say(f"starting the environment '{key}' …")
+        self.prepare(subject)
+        self._starting[key].join()
+        if key in self._failures:
+            raise HarnessError(f"The environment '{key}' did not start: {self._failures[key]}") from None
+        environment = self._environments[key]
+        environment.use_variant(subject.variant)
+        return environment
+
+    def release(self, backend: str) -> None:
+        """Stop the environment of ``backend``; it will not be needed again."""
+        if environment := self._environments.pop(backend, None):
+            environment.stop()
+
+    def close(self) -> None:
+        """Stop everything."""
+        self._closed = True
+        for thread in self._starting.values():
+            thread.join(timeout=180)
+        for backend in list(self._environments):
+            self.release(backend)
+
+
+@dataclass
+class CaseSpec:
+    """What is known of a case before it runs."""
+
+    id: str
+    clauses: tuple[str, ...]
+    level: str
+    reproduce: str
+    smoke: bool = False
+
+
+@dataclass
+class Recorder:
+    """Runs cases in environments and keeps their histories."""
+
+    catalogue: Catalogue
+    expectations: Expectations
+    folder: Path
+    levels: Sequence[str] = ("core", "extended")
+    control_failed: dict[str, str] = field(default_factory=dict)
+    _earlier: dict[int, list[str]] = field(default_factory=dict)
+
+    def begin(self, spec: CaseSpec, subject: Subject, env: Environment) -> CaseRun:
+        """Give a case a history of its own."""
+        safe = "".join(char if char.isalnum() or char in "-_." else "-" for char in f"{subject.label}--{spec.id}")
+        path = self.folder / "histories" / f"{safe.strip('-')}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        assert env.scheduler is not None
+        header = {
+            "case": spec.id,
+            "subject": subject.label,
+            "executor": env.executor,
+            "backend": subject.backend.name,
+            "clauses": list(spec.clauses),
+            "contract": self.catalogue.version,
+            "airflow": env.airflow_version,
+            "edition": env.edition,
+            "python": platform.python_version(),
+            "parallelism": PARALLELISM,
+            "scheduler_pid": env.scheduler.pid,
+            "earlier_callbacks": self._earlier.get(id(env), [])[-200:],
+            **env.scheduler.settings,
+        }
+        env.observe()
+        history = env.history = History(env.clock, header, path)
+        return CaseRun(spec, subject, Case(env), history, path, time.monotonic())
+
+    def finish(self, run: CaseRun, raised: BaseException | None = None) -> CaseResult:
+        """End the history, decide, and bring the environment back to health.
+
+        :param raised: what the case's body raised, if it did not come to its end.
+        """
+        if isinstance(raised, NotApplicable):
+            run.not_applicable = str(raised)
+        elif raised is not None:
+            run.scheduler_died = isinstance(raised, SchedulerDied)
+            run.trouble = str(raised) if isinstance(raised, ConformanceError) else f"{type(raised).__name__}: {raised}"
+            run.case.disturbed = True
+        env = run.case.env
+        self._earlier.setdefault(id(env), []).extend(callback.id for callback in run.case.callbacks)
+        run.history.append("end", trouble=run.trouble)
+        result = self._decide(run, round(time.monotonic() - run.began, 3))
+        self._restore(run, env)
+        run.history.close()
+        return result
+
+    def _restore(self, run: CaseRun, env: Environment) -> None:
+        left = [callback for callback in run.case.callbacks if run.case.state(callback) not in ("success", "failed")]
+        held = any(run.case.holds_slot(callback) for callback in run.case.callbacks)
+        if run.case.disturbed or run.scheduler_died or left or held:
+            env.repair()
+        else:
+            env.effects.clear()
+            env.wire.clear_rules()
+
+    def _decide(self, run: CaseRun, duration_s: float) -> CaseResult:
+        spec = run.spec
+        clauses = [clause for clause in spec.clauses if self.catalogue.clause(clause).level in self.levels]
+        if run.not_applicable:
+            decisions = [Decision(clause, Verdict.NOT_APPLICABLE, run.not_applicable) for clause in clauses]
+        else:
+            if run.scheduler_died and "CRASH-5" not in clauses:
+                clauses.append("CRASH-5")
+            decisions = check(run.history, clauses, self.catalogue)
+            failed = any(decision.verdict in (Verdict.FAIL, Verdict.FINDING) for decision in decisions)
+            if run.trouble and not failed:
+                decisions = [Decision(clause, Verdict.ERROR, run.trouble) for clause in clauses]
+        decisions = self.expectations.apply(run.subject.label, spec.id, decisions)
+        decisions = self._with_control(run, decisions)
+        results = clause_results(decisions)
+        verdict = case_verdict(results)
+        telling = [d.reason for d in decisions if d.verdict is verdict and d.reason]
+        return CaseResult(
+            id=spec.id,
+            subject=run.subject.label,
+            backend=run.subject.backend.name,
+            executor=run.case.env.executor,
+            verdict=verdict,
+            clauses=results,
+            reason="; ".join(dict.fromkeys(telling)),
+            duration_s=duration_s,
+            reproduce=spec.reproduce,
+            history=str(run.path.relative_to(self.folder)),
+            level=spec.level,
+        )
+
+    def _with_control(self, run: CaseRun, decisions: list[Decision]) -> list[Decision]:
+        control = next((d for d in decisions if d.clause == "TASK-1" and d.verdict is Verdict.FAIL), None)
+        if control:
+            self.control_failed[run.subject.label] = control.reason
+        why = self.control_failed.get(run.subject.label)
+        if not why or control:
+            return decisions
+        return [
+            Decision(d.clause, Verdict.ERROR, f"the control group failed: {why}", d.evidence)
+            if d.verdict is Verdict.FAIL
+            else d
+            for d in decisions
+        ]
+
+
+@dataclass
+class CaseRun:
+    """One case while and after it runs."""
+
+    spec: CaseSpec
+    subject: Subject
+    case: Case
+    history: History
+    path: Path
+    began: float
+    trouble: str = ""
+    not_applicable: str = ""
+    scheduler_died: bool = False
+
+
+def describe(subject: Subject, env: Environment) -> SubjectInfo:
+    """What the report says about a subject whose environment runs."""
+    return SubjectInfo(
+        label=subject.label,
+        backend=subject.backend.name,
+        executor=env.executor,
+        substrate=subject.options.substrate,
+        control_plane=env.backend.control_plane,
+        data_plane=env.backend.data_plane,
+        variant=subject.variant.note,
+        unavailable="",
+    )
+
+
+def providers() -> dict[str, str]:
+    """Installed Airflow providers and the executors' own libraries, with versions."""
+    found = {}
+    for distribution in importlib.metadata.distributions():
+        name = (distribution.metadata["Name"] or "").lower()
+        if name.startswith("apache-airflow-providers-") or name in ("apache-airflow-task-sdk", "celery", "kombu"):
+            found[name] = distribution.version
+    return dict(sorted(found.items()))
+
+
+def reproduce_line(module: str, function: str, parameters: str, options: Options, subject: Subject) -> str:
+    """The shell line that runs one case again."""
+    line = f"pytest --pyargs {shlex.quote(f'{module}::{function}[{parameters}]')}"
+    line += f" --conformance-backend {subject.backend.name}"
+    for option, value, default in (
+        ("executor", options.executor, None),
+        ("database", options.database, "sqlite"),
+        ("substrate", options.substrate, "process"),
+        ("broker", options.broker, None),
+    ):
+        if value != default:
+            line += f" --conformance-{option} {shlex.quote(str(value))}"
+    return line

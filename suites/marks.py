@@ -1,0 +1,23 @@
+"""How a case names its clauses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def decides(*clauses: str, smoke: bool = False) -> Callable[[Function], Function]:
+    """Mark a case with the clauses that it decides; the invariants are added to every case.
+
+    ``smoke`` cases also run in the variants of an environment that are only looked at briefly.
+    """
+
+    def mark(function: Function) -> Function:
+        marked = pytest.mark.conformance(*clauses, smoke=smoke)(function)
+        return marked
+
+    return mark

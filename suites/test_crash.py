@@ -1,0 +1,157 @@
+"""CRASH: the same fault points for every executor."""
+
+from __future__ import annotations
+
+import pytest
+
+from executor_conformance.harness.case import Callback, Case, NotApplicable
+from executor_conformance.harness.rules import Answer, DropResponse, Hold, HoldResponse, WireRule
+from executor_conformance.suites.marks import decides
+
+LIVENESS = ("CRASH-1", "CRASH-2", "CRASH-3", "CRASH-4", "CRASH-5", "CRASH-6", "CRASH-8", "CRASH-9")
+
+
+def claim_rule(case: Case, callback: Callback, action: object, **more: int) -> WireRule:
+    """A rule for the claim of ``callback``; an edition without a claim has no such point."""
+    if case.env.edition == "claimless":
+        raise NotApplicable("The edition has no claim endpoint, so the point does not exist.")
+    return case.rule(WireRule(action, path=f"/callbacks/{callback.id}/run", **more))  # type: ignore[arg-type]
+
+
+def pids_of(case: Case, victim: str, child: int, supervisor: int) -> list[int]:
+    """The processes that a fault kills."""
+    if victim not in case.env.backend.victims:
+        raise NotApplicable(f"The environment has no means to kill '{victim}' alone.")
+    if victim == "child":
+        return [child]
+    if victim == "supervisor":
+        return [supervisor]
+    return case.env.watcher.tree_of(supervisor)
+
+
+@decides(*LIVENESS)
+def test_killed_before_claim(case: Case) -> None:
+    """before-claim: SIGKILL while the worker's first Execution API call has not arrived."""
+    callback = case.submit("succeed", expect="terminal")
+    rule = claim_rule(case, callback, Hold(), times=1)
+    worker = case.reach(rule, "the claim")
+    case.kill(case.env.watcher.tree_of(worker["pid"]), "before-claim", "unit")
+    rule.release(drop=True)
+    case.settle()
+    case.follow_up()
+
+
+@decides(*LIVENESS)
+def test_claim_unreachable(case: Case) -> None:
+    """claim-unreachable: the API server refuses connections while the worker wants to claim."""
+    if case.env.edition == "claimless":
+        raise NotApplicable("The edition has no claim endpoint, so the point does not exist.")
+    case.env.wire.refuse()
+    case.fault("claim-unreachable")
+    case.submit("succeed", expect="terminal")
+    case.settle()
+    case.env.wire.accept()
+    case.follow_up()
+
+
+@decides(*LIVENESS)
+@pytest.mark.parametrize("status", [500, 403])
+def test_claim_error(case: Case, status: int) -> None:
+    """claim-error: the claim answers 500, or 403."""
+    callback = case.submit("succeed", expect="terminal")
+    claim_rule(case, callback, Answer(status, {"detail": "injected"}, {}))
+    case.fault("claim-error", status=status)
+    case.settle()
+    case.env.wire.clear_rules()
+    case.follow_up()
+
+
+@decides(*LIVENESS)
+def test_claim_response_lost(case: Case) -> None:
+    """claim-response-lost: the claim commits, the worker never hears of it."""
+    callback = case.submit("succeed", expect="terminal")
+    claim_rule(case, callback, DropResponse(), times=1)
+    case.fault("claim-response-lost")
+    case.settle()
+    case.follow_up()
+
+
+@decides(*LIVENESS)
+def test_killed_after_claim(case: Case) -> None:
+    """after-claim: SIGKILL after the claim has committed, before the callable runs."""
+    callback = case.submit("succeed", expect="terminal")
+    rule = claim_rule(case, callback, HoldResponse(), times=1)
+    worker = case.reach(rule, "the claim")
+    rule.wait_applied()
+    case.kill(case.env.watcher.tree_of(worker["pid"]), "after-claim", "unit")
+    rule.release(drop=True)
+    case.settle()
+    case.follow_up()
+
+
+@decides(*LIVENESS)
+@pytest.mark.parametrize("victim", ["child", "supervisor", "unit"])
+def test_killed_during(case: Case, victim: str) -> None:
+    """during: SIGKILL while the callable runs; whoever is left alive goes on afterwards."""
+    callback = case.submit("hold", expect="terminal")
+    entered = case.stop_at(callback, "enter")
+    process = case.reach(entered, "the start of the callable")
+    case.kill(pids_of(case, victim, process["pid"], process["ppid"]), "during", victim)
+    case.settle_then(entered.release)
+    case.follow_up()
+
+
+@decides(*LIVENESS)
+def test_killed_during_import(case: Case) -> None:
+    """during: SIGKILL to the supervisor while its child imports the callable's module."""
+    callback = case.submit("executor_conformance.suites.slow_import.function", expect="terminal")
+    importing = case.env.effects.stop_at(None, "import")
+    process = case.reach(importing, "the import of the callable's module")
+    case.kill([process["ppid"]], "during", "supervisor")
+    case.settle_then(importing.release)
+    del callback
+    case.follow_up()
+
+
+@decides(*LIVENESS)
+def test_node_lost_during(case: Case) -> None:
+    """during: the whole worker is lost while the callable runs, and a new one is started."""
+    if "node" not in case.env.backend.victims:
+        raise NotApplicable(
+            "The worker is the scheduler's own process, or the transport does not deliver a lost worker's messages again."
+        )
+    callback = case.submit("hold", expect="terminal")
+    entered = case.stop_at(callback, "enter")
+    case.reach(entered, "the start of the callable")
+    case.env.effects.breakpoints.remove(entered)  # a second delivery runs through
+    case.lose_node("during")
+    entered.release()
+    case.settle()
+    case.follow_up()
+
+
+@decides(*LIVENESS)
+def test_killed_after_effect(case: Case) -> None:
+    """after-effect: the callable has returned; its supervisor is killed before it can say so."""
+    callback = case.submit("hold", expect="terminal")
+    effect = case.stop_at(callback, "effect")
+    process = case.reach(effect, "the effect of the callable")
+    case.stop_processes([process["ppid"]])
+    effect.release()
+    case.until_gone(process["pid"], "the callable's process")
+    case.kill([process["ppid"]], "after-effect", "supervisor")
+    case.settle()
+    case.follow_up()
+
+
+@decides("CRASH-1", "CRASH-5", "CRASH-6")
+def test_idle_workers_killed(case: Case) -> None:
+    """start-impossible: the processes that wait for a workload are killed before there is one."""
+    if "idle" not in case.env.backend.victims:
+        raise NotApplicable("The environment keeps no idle worker processes.")
+    if not (idle := case.idle_units()):
+        raise NotApplicable("The environment keeps no idle worker processes.")
+    case.kill(idle, "start-impossible", "idle")
+    case.submit("succeed", expect="terminal")
+    case.settle()
+    case.follow_up()

@@ -1,0 +1,39 @@
+"""DECL: what the executor class declares and offers."""
+
+from executor_conformance.harness.case import Case
+from executor_conformance.suites.marks import decides
+
+
+def inspect(case: Case, what: str) -> None:
+    """Inspect the executor class in a process of its own."""
+    case.env.sink("inspection", name=what, data=case.env.inspect(what)[what])
+
+
+@decides("DECL-1", smoke=True)
+def test_declares_what_it_does(case: Case) -> None:
+    """Declared and done agree."""
+    inspect(case, "offer")
+
+
+@decides("DECL-3")
+def test_class_attributes(case: Case) -> None:
+    """What core reads from the class is there."""
+    inspect(case, "attributes")
+
+
+@decides("DECL-4")
+def test_loads_by_path_and_alias(case: Case) -> None:
+    """ExecutorLoader finds it."""
+    inspect(case, "load")
+
+
+@decides("DECL-5")
+def test_commands(case: Case) -> None:
+    """Its commands merge into the command line."""
+    inspect(case, "commands")
+
+
+@decides("DECL-6")
+def test_methods(case: Case) -> None:
+    """What core calls is implemented."""
+    inspect(case, "methods")

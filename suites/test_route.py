@@ -1,0 +1,54 @@
+"""ROUTE: queueing, routing, slots."""
+
+from __future__ import annotations
+
+from executor_conformance.harness.case import Case
+from executor_conformance.harness.environment import PARALLELISM
+from executor_conformance.suites.marks import decides
+
+SECOND = "executor_conformance.backends.companion.CompanionExecutor"
+
+
+@decides("ROUTE-1")
+def test_alias(case: Case) -> None:
+    """Beside a second executor, each callback runs where its alias says."""
+    env = case.env
+    env.start_scheduler(env={"AIRFLOW__CORE__EXECUTOR": f"subject:{env.executor},second:{SECOND}"})
+    case.disturbed = True  # the scheduler with both executors gives way to the usual one
+    case.submit("succeed", executor="subject")
+    case.submit("succeed", executor="second")
+    case.settle()
+
+
+@decides("ROUTE-2")
+def test_callback_before_task(case: Case) -> None:
+    """With one free slot, a callback that is queued after a task starts before it."""
+    fillers = [case.submit("hold", role="filler") for _ in range(PARALLELISM - 1)]
+    holds = [case.stop_at(filler, "enter") for filler in fillers]
+    for hold in holds:
+        case.reach(hold, "the start of a filler")
+    contender = case.submit("succeed")
+    run = case.run_dag("conformance_task_succeeds")
+    case.env.sink("note", what="contention", callback=contender.id, task=run.run_id)
+    # The queue takes both, and only one slot is open when the executor chooses
+    case.pump(parallelism=[PARALLELISM + 1, PARALLELISM])
+    case.pump(parallelism=[PARALLELISM + 1, PARALLELISM])
+    case.until(lambda: case.effects(contender, "enter") or case.env.history.of("effect", probe="task-succeeds"),
+               "the callback or the task")
+    for hold in holds:
+        hold.release()
+    case.settle()
+    case.until(lambda: case.task_state(run, "succeeds") == "success", "the end of the task")
+
+
+@decides("ROUTE-4", "ROUTE-3")
+def test_parallelism(case: Case) -> None:
+    """Twice as many callbacks as slots: never more at work than `parallelism`."""
+    case.env.sink("note", what="burst", count=2 * PARALLELISM)
+    callbacks = [case.submit("hold", role="filler") for _ in range(2 * PARALLELISM)]
+    holds = [case.stop_at(callback, "enter") for callback in callbacks]
+    case.until(lambda: sum(hold.reached for hold in holds) >= PARALLELISM, "a full executor")
+    case.linger()
+    for hold in holds:
+        hold.release()
+    case.settle()

@@ -1,0 +1,114 @@
+"""RUN: the callable succeeds."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor_conformance.harness.case import Case, NotApplicable
+from executor_conformance.harness.errors import BoundReached
+from executor_conformance.harness.limits import LIMITS
+from executor_conformance.suites.marks import decides
+
+NESTED = {"a": [1, 2.5, None, True, {"b": "c"}], "empty": {}, "list": []}
+UNICODE = {"text": "žluťoučký kůň 馬 🐎 \u0000 \" \\ ' </script>"}
+LARGE = {"blob": "x" * 65536}
+TYPED = {
+    "when": dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc),
+    "set": {"a", "b"},
+    "uuid": uuid.UUID("12345678-1234-5678-1234-567812345678"),
+}
+
+
+@decides("RUN-1", "RUN-2", "RUN-6", "TOKEN-1", "TOKEN-3", "TOKEN-9", "CRASH-2", "ROUTE-8", smoke=True)
+def test_success(case: Case) -> None:
+    """A callback runs once, in a process of its own, with its own token, and its row says so."""
+    callback = case.submit("hold")
+    entered = case.stop_at(callback, "enter")
+    case.reach(entered, "the start of the callable")
+    case.until_running_or_quiet(callback)
+    case.env.sink("note", what="in flight", callback=callback.id)
+    entered.release()
+    case.settle()
+
+
+@decides("RUN-3")
+@pytest.mark.parametrize("kwargs", ["nested", "unicode", "empty", "64-KiB", "typed"])
+def test_kwargs(case: Case, kwargs: str) -> None:
+    """kwargs arrive as they were sent."""
+    values: dict[str, dict[str, Any]] = {
+        "nested": NESTED, "unicode": UNICODE, "empty": {}, "64-KiB": LARGE, "typed": TYPED,
+    }
+    if kwargs == "typed" and case.env.edition == "claimless":
+        raise NotApplicable("The edition stores kwargs as JSON, without an encoding for datetime, set and UUID.")
+    case.submit("succeed", values[kwargs])
+    case.settle()
+
+
+@decides("RUN-4")
+@pytest.mark.parametrize("callable_", ["with_context", "without_context", "Notifier"])
+def test_context(case: Case, callable_: str) -> None:
+    """`context` goes to those who accept it."""
+    case.submit(callable_)
+    case.settle()
+
+
+@decides("RUN-5", "RUN-1")
+def test_callable_of_the_dag_file(case: Case) -> None:
+    """A callable that only the bundle has is found on the worker."""
+    case.submit("dag-file:in_the_dag_file")
+    case.settle()
+
+
+@decides("RUN-7", "TOKEN-5", "TOKEN-9")
+def test_reads_connection_and_variable(case: Case) -> None:
+    """The callable reads a Connection and a Variable."""
+    expect = "success" if case.env.edition != "claimless" else "terminal"
+    case.submit("read_secrets", expect=expect)
+    case.settle()
+
+
+@decides("RUN-8")
+def test_log(case: Case) -> None:
+    """The log is where `log_path` says and holds what the callable printed."""
+    words = f"spoken-{uuid.uuid4().hex}"
+    callback = case.submit("speak", {"words": words})
+    case.settle()
+    queued = case.env.history.of("workload", key=callback.id)
+    log_path = str(queued[0]["log_path"]) if queued else ""
+    files = [path for path in case.env.folder.glob(f"*logs*/{log_path}*") if path.is_file()] if log_path else []
+    found = [path for path in files if words in path.read_text("utf-8", "replace")]
+    case.env.sink(
+        "probe",
+        name="log",
+        data={"log_path": log_path, "files": [_short(path, case) for path in files],
+              "found": _short(found[0], case) if found else ""},
+    )
+
+
+def _short(path: Path, case: Case) -> str:
+    return str(path.relative_to(case.env.folder))
+
+
+@decides("RUN-10")
+@pytest.mark.parametrize("question", ["variable_set", "variable_delete", "xcom", "missing_variable"])
+def test_asks_its_supervisor(case: Case, question: str) -> None:
+    """Whatever a callable asks is answered."""
+    callback = case.submit(f"ask_{question}", expect="terminal")
+    entered = case.stop_at(callback, "enter")
+    child = case.reach(entered, "the start of the callable")
+    entered.release()
+    try:
+        case.until(
+            lambda: case.effects(callback, "answered") or case.state(callback) in ("success", "failed"),
+            f"an answer to {question}",
+            LIMITS.supervisor_answer,
+        )
+    except BoundReached:
+        case.env.sink("note", what="unanswered", waited_s=LIMITS.supervisor_answer)
+        case.kill([child["pid"]], "unanswered", "child")
+    case.settle()
