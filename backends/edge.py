@@ -31,6 +31,7 @@ class EdgeBackend(Backend):
     name: ClassVar[str] = "edge"
     executor: ClassVar[str] = "airflow.providers.edge3.executors.edge_executor.EdgeExecutor"
     api_apps: ClassVar[str] = "all"
+    chooses: ClassVar[str] = "worker"
     apis: ClassVar = {"edge": "/edge_worker/v1/rpcapi"}
     variants: ClassVar = (
         Variant("edge", smoke=True, note="as released"),
@@ -92,9 +93,16 @@ class EdgeBackend(Backend):
         number = next(_numbers)
         logs = self.site.folder / f"edge-logs-{number}"
         env = self.site.env | {"AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(logs)}
-        name = f"edge-{os.getpid()}-{number}"  # a killed worker's name is taken until its heartbeat is overdue
+        name = (
+            f"edge-{os.getpid()}-{number}"  # a killed worker's name is taken until its heartbeat is overdue
+        )
         argv = [sys.executable, "-m", "airflow", "edge", "worker", "--edge-hostname", name]
-        argv += ["--pid", str(self.site.folder / f"{name}.pid"), "--concurrency", str(self.worker_concurrency)]
+        argv += [
+            "--pid",
+            str(self.site.folder / f"{name}.pid"),
+            "--concurrency",
+            str(self.worker_concurrency),
+        ]
         argv += ["--queues", "default"]
         self._name = name
         self._nodes.append(self.site.supervisor.spawn("edge-worker", argv, env, self.site.folder))
@@ -106,7 +114,9 @@ class EdgeBackend(Backend):
         assert self.site.journal is not None
         deadline = time.monotonic() + LIMITS.worker_start
         while True:
-            rows = self.site.journal.query("SELECT state FROM edge_worker WHERE worker_name = ?", (self._name,))
+            rows = self.site.journal.query(
+                "SELECT state FROM edge_worker WHERE worker_name = ?", (self._name,)
+            )
             if rows and rows[0][0] in ("idle", "running"):
                 return
             node = self._nodes[-1]
@@ -135,11 +145,17 @@ class EdgeBackend(Backend):
     def pending(self, callback: str) -> list[str]:
         """A queued job that a live worker will fetch; a running one that the executor will take for orphaned."""
         assert self.site.journal is not None
-        rows = self.site.journal.query("SELECT state, edge_worker, command FROM edge_job WHERE task_id = ?", (callback,))
+        rows = self.site.journal.query(
+            "SELECT state, edge_worker, command FROM edge_job WHERE task_id = ?", (callback,)
+        )
         if not rows:
-            rows = [row for row in self.site.journal.query(
-                "SELECT state, edge_worker, command FROM edge_job WHERE state IN ('queued', 'restarting', 'running')")
-                if _task_of(row[2]) == callback]
+            rows = [
+                row
+                for row in self.site.journal.query(
+                    "SELECT state, edge_worker, command FROM edge_job WHERE state IN ('queued', 'restarting', 'running')"
+                )
+                if _task_of(row[2]) == callback
+            ]
         for state, worker, _ in rows:
             alive = any(node.alive for node in self._nodes)
             if state == "queued" and alive:

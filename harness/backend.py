@@ -72,6 +72,8 @@ class Backend(ABC):
     victims: ClassVar[frozenset[str]] = frozenset()
     """Which processes a fault can kill: 'child', 'supervisor', 'unit' (both), 'node' (the whole worker)."""
     worker_concurrency: ClassVar[int] = 5
+    chooses: ClassVar[str] = "executor"
+    """Who picks the next of several queued workloads: 'executor', or 'worker' where all of them are handed on."""
 
     def __init__(self, site: Site) -> None:
         self.site = site

@@ -78,7 +78,9 @@ class Case:
         :param role: 'subject', 'follow-up' or 'filler'.
         """
         name = f"p{next(_probes)}"
-        path = callable_ if not callable_ or "." in callable_ or ":" in callable_ else f"{CALLABLES}.{callable_}"
+        path = (
+            callable_ if not callable_ or "." in callable_ or ":" in callable_ else f"{CALLABLES}.{callable_}"
+        )
         sent = encode(kwargs or {})
         all_kwargs = {**sent, "probe": name} if probe else sent
         assert self.env.scheduler is not None
@@ -145,11 +147,10 @@ class Case:
         rows = self.env.history.of("task_row", id=run.task_instances[task_id])
         return rows[-1]["new"] if rows else None
 
-    def holds_slot(self, callback: Callback) -> bool:
-        """Whether an executor still counts the callback, as running or as queued."""
+    def holds_slot(self, key: str) -> bool:
+        """Whether an executor counts the workload with this key, as running or as queued."""
         return any(
-            callback.id in executor["running"] or callback.id in executor["queued"]
-            for executor in self.env.slots.values()
+            key in executor["running"] or key in executor["queued"] for executor in self.env.slots.values()
         )
 
     def effects(self, callback: Callback, what: str) -> list[dict[str, Any]]:
@@ -160,10 +161,12 @@ class Case:
 
     def pump(self, **step: Any) -> None:
         """One step of the scheduler loop."""
-        self.env.pump(scheduling=self.scheduling, **step)
+        self.env.pump(scheduling=self.scheduling, **{name: value for name, value in step.items() if value})
 
-    def until(self, condition: Callable[[], Any], reason: str, limit: float = LIMITS.settle) -> None:
-        """Step the scheduler until ``condition`` holds.
+    def until(
+        self, condition: Callable[[], Any], reason: str, limit: float = LIMITS.settle, **step: Any
+    ) -> None:
+        """Step the scheduler, with ``step``, until ``condition`` holds.
 
         :raises BoundReached: it did not within ``limit`` seconds; ``reason`` says what was waited for.
         """
@@ -172,7 +175,7 @@ class Case:
             if time.monotonic() > deadline:
                 self.env.sink("bound", waiting_for=reason, limit_s=limit)
                 raise BoundReached(f"{reason}: not within {limit:g} s.")
-            self.pump()
+            self.pump(**step)
             time.sleep(LIMITS.pump_interval)
 
     def reach(self, point: Breakpoint | WireRule, reason: str) -> dict[str, Any]:
@@ -280,6 +283,29 @@ class Case:
         if task:
             self.control_task("conformance_task_succeeds", "succeeds")
 
+    def plain_scheduler(self) -> None:
+        """Let the ``airflow scheduler`` command take the place of the stepped scheduler for this case."""
+        self.disturbed = True
+        self.env.start_plain_scheduler()
+
+    def run_dag_with_deadline(self, dag_id: str, probe: str) -> Callback:
+        """Create a run whose deadline is already over; its callback becomes one of the case's."""
+        made = self.env.create_run_beside(dag_id)
+        callback = Callback(made["callbacks"][0], probe)
+        self.env.sink(
+            "submitted",
+            callback=callback.id,
+            probe=probe,
+            path=dag_id,
+            kwargs={},
+            digest=digest({}),
+            expect="success",
+            role="subject",
+            executor=None,
+        )
+        self.callbacks.append(callback)
+        return callback
+
     def control_task(self, dag_id: str, task_id: str) -> None:
         """Run a task to its end."""
         run = self.run_dag(dag_id)
@@ -323,8 +349,12 @@ class RestWatch:
         env = self.case.env
         processes = env.processes()
         units = env.backend.units(processes)
-        flights = [f"{flight.method} {flight.route}" for wire in env.site.recorders.values() for flight in wire.in_flight
-                   if flight.api == "execution" or "fetch" not in flight.path]
+        flights = [
+            f"{flight.method} {flight.route}"
+            for wire in env.site.recorders.values()
+            for flight in wire.in_flight
+            if flight.api == "execution" or "fetch" not in flight.path
+        ]
         pending = [why for callback in self.callbacks for why in env.backend.pending(callback.id)]
         pending += [why for run, task in self.tasks for why in env.backend.pending(run.task_instances[task])]
         pending += [
@@ -337,7 +367,7 @@ class RestWatch:
         self._alive += [f"in flight: {flight}" for flight in flights] + pending
         states = tuple(self.case.state(callback) for callback in self.callbacks)
         ended = all(state in TERMINAL for state in states) and not self.tasks
-        freed = not any(self.case.holds_slot(callback) for callback in self.callbacks)
+        freed = not any(self.case.holds_slot(callback.id) for callback in self.callbacks)
         mark = (
             states,
             str(env.slots),
@@ -350,8 +380,14 @@ class RestWatch:
             self._mark, self._since, self._steps = mark, time.monotonic(), env.steps
             return False
         steps = env.steps - self._steps
+        if env.plain_scheduler:
+            return (
+                ended and steps >= LIMITS.quiet_steps
+            )  # its loop cannot be watched, so it never proves 'stuck'
         if ended and freed:
-            return steps >= 2  # nothing is left that could change it; the steps show that no event was waiting
+            return (
+                steps >= 2
+            )  # nothing is left that could change it; the steps show that no event was waiting
         return steps >= LIMITS.quiet_steps and time.monotonic() - self._since >= LIMITS.quiet_window
 
     def _runnable(self, processes: dict[int, ProcessInfo]) -> bool:
@@ -369,7 +405,9 @@ class RestWatch:
         """What rest rests on: states, slots held, what is still alive, quiet time and steps."""
         return {
             "states": {callback.id: self.case.state(callback) for callback in self.callbacks},
-            "holding_slots": [callback.id for callback in self.callbacks if self.case.holds_slot(callback)],
+            "holding_slots": [
+                callback.id for callback in self.callbacks if self.case.holds_slot(callback.id)
+            ],
             "alive": self._alive,
             "quiet_s": round(time.monotonic() - self._since, 3),
             "quiet_steps": self.case.env.steps - self._steps,

@@ -29,9 +29,9 @@ from executor_conformance.harness.history import Clock, History
 from executor_conformance.harness.journal import Journal
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import ProcessInfo, ProcessWatcher
+from executor_conformance.harness.rules import keyed_fingerprint
 from executor_conformance.harness.scheduler import SchedulerHandle, Zygote
 from executor_conformance.harness.supervisor import ManagedProcess, Supervisor
-from executor_conformance.harness.rules import keyed_fingerprint
 from executor_conformance.harness.wire import WireRecorder
 
 PARALLELISM = 3
@@ -59,7 +59,12 @@ class Environment:
     """
 
     def __init__(
-        self, backend: type[Backend], options: Options, variant: Variant, folder: Path, clock: Clock | None = None
+        self,
+        backend: type[Backend],
+        options: Options,
+        variant: Variant,
+        folder: Path,
+        clock: Clock | None = None,
     ) -> None:
         self.options = options
         self.variant = variant
@@ -146,7 +151,17 @@ class Environment:
         self.journal.install()  # tables that a component made at its start
 
     def _base_env(self) -> dict[str, str]:
-        kept = ("PATH", "LANG", "LC_ALL", "HOME", "USER", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH", "TZ")
+        kept = (
+            "PATH",
+            "LANG",
+            "LC_ALL",
+            "HOME",
+            "USER",
+            "VIRTUAL_ENV",
+            "PYTHONPATH",
+            "LD_LIBRARY_PATH",
+            "TZ",
+        )
         env = {name: os.environ[name] for name in kept if name in os.environ}
         bundle = self.folder / "bundle"
         bundle.mkdir(exist_ok=True)
@@ -259,6 +274,27 @@ class Environment:
         self.scheduler = None
         self.sink("scheduler", what="stopped", pid=pid)
 
+    def start_plain_scheduler(self) -> None:
+        """Replace the stepped scheduler by the ``airflow scheduler`` command, until :meth:`repair`."""
+        self.stop_scheduler()
+        argv = [sys.executable, "-m", "airflow", "scheduler"]
+        env = self.site.env | {"AIRFLOW__CORE__EXECUTOR": self.executor}
+        self.plain_scheduler = self.supervisor.spawn("scheduler", argv, env, self.folder)
+        self.site.scheduler_pid = self.plain_scheduler.pid
+        self.sink("scheduler", what="started", pid=self.plain_scheduler.pid, command="airflow scheduler")
+
+    def create_run_beside(self, dag_id: str) -> dict[str, Any]:
+        """Create a Dag run from a process of its own, as the API or a user would."""
+        assert self.zygote is not None
+        channel, _ = self.zygote.fork("inspection")
+        try:
+            answer = channel.call("create_run", LIMITS.command, dag_id=dag_id)
+        finally:
+            channel.close()
+        if not answer or "failed" in answer:
+            raise HarnessError(f"A run of {dag_id} could not be created: {(answer or {}).get('failed')}")
+        return answer
+
     def use_variant(self, variant: Variant) -> None:
         """Turn the environment into another variant of the same backend."""
         if variant.label != self.variant.label:
@@ -277,6 +313,10 @@ class Environment:
         self.effects.clear()
         self.wire.clear_rules()
         self.wire.accept()
+        if self.plain_scheduler:
+            self.plain_scheduler.kill_tree()
+            self.plain_scheduler = None
+            self.sink("scheduler", what="stopped")
         left = self.backend.units(self.processes())
         self.watcher.kill(left)
         if self.backend.repair(self.processes()) or self.scheduler is None:
@@ -335,7 +375,13 @@ class Environment:
             t = max(0.0, self.clock.from_wall(entry.at))
             if entry.table == "callback":
                 self.sink(
-                    "row", t=t, seq=entry.seq, callback=entry.row_id, old=entry.old, new=entry.new, output=entry.info
+                    "row",
+                    t=t,
+                    seq=entry.seq,
+                    callback=entry.row_id,
+                    old=entry.old,
+                    new=entry.new,
+                    output=entry.info,
                 )
             else:
                 self.sink("task_row", t=t, table=entry.table, id=entry.row_id, old=entry.old, new=entry.new)
@@ -346,6 +392,11 @@ class Environment:
         :raises SchedulerDied: the real code raised, which ends a real scheduler, or its process is gone.
         """
         if self.scheduler is None:
+            if self.plain_scheduler and not self.plain_scheduler.alive:
+                self.sink("scheduler", what="gone", message=self.plain_scheduler.log_tail(1))
+                raise SchedulerDied("The airflow scheduler command ended.", self.plain_scheduler.log_tail())
+            time.sleep(LIMITS.pump_interval)
+            self.steps += 1
             self.observe()
             return
         try:
@@ -371,5 +422,6 @@ class Environment:
         if error := seen["error"]:
             self.sink("scheduler", what="error", pid=self.scheduler.pid, **error)
             raise SchedulerDied(
-                f"{error['type']} in {error['where']} ended the scheduler: {error['message']}", error["traceback"]
+                f"{error['type']} in {error['where']} ended the scheduler: {error['message']}",
+                error["traceback"],
             )

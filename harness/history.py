@@ -93,7 +93,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The history {path} cannot be read ({error}); give the path of a .jsonl file.") from None
+        raise UsageError(
+            f"The history {path} cannot be read ({error}); give the path of a .jsonl file."
+        ) from None
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             yield number, line

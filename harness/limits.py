@@ -18,7 +18,7 @@ class Limits:
     wire_event: float = 30.0
     scheduler_step: float = 20.0  # heartbeat() and event processing of one loop step
     supervisor_answer: float = 5.0  # RUN-10: the supervisor answers its child at once or never
-    plain_scheduler: float = 60.0
+    plain_scheduler: float = 60.0  # from the start of `airflow scheduler` to the end of a callback
     command: float = 60.0  # a command of Airflow's that ends by itself
     stop_grace: float = 3.0  # SIGTERM to SIGKILL
     quiet_window: float = 0.8  # nothing may move for this long before 'stuck' is proven

@@ -30,26 +30,39 @@ RESULT = "conformance"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The ``--conformance-…`` options."""
     group = parser.getgroup("conformance", "conformance of Airflow executors")
-    group.addoption("--conformance-backend", metavar="NAME[,NAME]", help="only these environments (default: all)")
-    group.addoption("--conformance-executor", metavar="PATH", help="the executor class to put into the environment")
+    group.addoption(
+        "--conformance-backend", metavar="NAME[,NAME]", help="only these environments (default: all)"
+    )
+    group.addoption(
+        "--conformance-executor", metavar="PATH", help="the executor class to put into the environment"
+    )
     group.addoption(
         "--conformance-level",
         choices=("core", "extended", "provisional"),
         default="extended",
         help="the highest level of clauses to decide (default: extended, which is core and extended)",
     )
-    group.addoption("--conformance-report", metavar="DIR", default="conformance-report", help="folder of the report")
     group.addoption(
-        "--conformance-database", metavar="KIND", default="sqlite", help="sqlite, postgres, or a postgresql:// address"
+        "--conformance-report", metavar="DIR", default="conformance-report", help="folder of the report"
+    )
+    group.addoption(
+        "--conformance-database",
+        metavar="KIND",
+        default="sqlite",
+        help="sqlite, postgres, or a postgresql:// address",
     )
     group.addoption("--conformance-substrate", choices=("process", "docker", "cluster"), default="process")
-    group.addoption("--conformance-broker", metavar="BROKER", help="filesystem, redis, rabbitmq, or an address")
+    group.addoption(
+        "--conformance-broker", metavar="BROKER", help="filesystem, redis, rabbitmq, or an address"
+    )
     group.addoption("--conformance-expectations", metavar="FILE", help="known failures, strictly")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
-    config.addinivalue_line("markers", "conformance(*clauses, smoke=False): a case that decides these clauses")
+    config.addinivalue_line(
+        "markers", "conformance(*clauses, smoke=False): a case that decides these clauses"
+    )
 
 
 class ConformanceState:
@@ -79,14 +92,16 @@ class ConformanceState:
             if len(chosen) != 1:
                 from executor_conformance.harness.errors import UsageError
 
-                raise UsageError("An executor of your own needs one environment; name it with --conformance-backend.")
+                raise UsageError(
+                    "An executor of your own needs one environment; name it with --conformance-backend."
+                )
             if not hasattr(config, "workerinput"):
                 from executor_conformance.harness.scheduler import check_executor_path
 
                 check_executor_path(self.options.executor)
         self.subjects, self.unavailable = subjects_of(chosen, self.options)
         self.clock = Clock()
-        self.started = dt.datetime.now(dt.timezone.utc)
+        self.started = dt.datetime.now(dt.UTC)
         self.began = time.monotonic()
         self.folder = Path(option.conformance_report).absolute()
         self.expectations = self._load_expectations(option.conformance_expectations)
@@ -101,7 +116,7 @@ class ConformanceState:
         from executor_conformance.harness.expectations import Expectations, load_expectations
 
         path = Path(given) if given else _own_expectations(self.config)
-        if path is None or self.options.executor and not given:
+        if path is None or (self.options.executor and not given):
             return Expectations()
         return load_expectations(path, self.catalogue)
 
@@ -178,8 +193,12 @@ def _check_airflow() -> None:
 def _check_database(kind: str) -> None:
     from executor_conformance.harness.errors import UsageError
 
-    if kind not in ("sqlite", "postgres") and not kind.startswith(("postgresql://", "postgresql+", "postgres://")):
-        raise UsageError(f"The database '{kind}' is unknown; give 'sqlite', 'postgres', or a postgresql:// address.")
+    if kind not in ("sqlite", "postgres") and not kind.startswith(
+        ("postgresql://", "postgresql+", "postgres://")
+    ):
+        raise UsageError(
+            f"The database '{kind}' is unknown; give 'sqlite', 'postgres', or a postgresql:// address."
+        )
 
 
 def _check_folder(folder: Path) -> None:
@@ -252,7 +271,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     state = state_of(metafunc.config)
     subjects = [s for s in state.subjects if marker.kwargs.get("smoke") or not s.variant.smoke]
-    parameters = [pytest.param(s, id=s.label, marks=pytest.mark.xdist_group(s.backend.name)) for s in subjects]
+    parameters = [
+        pytest.param(s, id=s.label, marks=pytest.mark.xdist_group(s.backend.name)) for s in subjects
+    ]
     metafunc.parametrize("case", parameters, indirect=True)
 
 
@@ -314,7 +335,11 @@ def spec_of(item: pytest.Item, state: ConformanceState) -> CaseSpec:
         clauses=marker.args,
         level=min(levels, key=LEVELS.index),
         reproduce=reproduce_line(
-            f"{PACKAGE}.{item.path.stem}", item.originalname, callspec.id, state.options, _subject_of(item)  # type: ignore[attr-defined]
+            f"{PACKAGE}.{item.path.stem}",
+            item.originalname,
+            callspec.id,
+            state.options,
+            _subject_of(item),  # type: ignore[attr-defined]
         ),
         smoke=bool(marker.kwargs.get("smoke")),
     )
@@ -510,10 +535,14 @@ def _make_report(session: pytest.Session, state: ConformanceState) -> Any:
     subjects = [SubjectInfo(**subject) for subject in _collected["subjects"].values()] + state.unavailable
     facts = _collected["run"]
     cells = [
-        (case.subject, case.id, clause, str(found["verdict"])) for case in cases for clause, found in case.clauses.items()
+        (case.subject, case.id, clause, str(found["verdict"]))
+        for case in cases
+        for clause, found in case.clauses.items()
     ]
     option = session.config.option
-    complete = not (option.keyword or option.conformance_backend or option.maxfail or session.shouldstop) and (
+    complete = not (
+        option.keyword or option.conformance_backend or option.maxfail or session.shouldstop
+    ) and (
         option.conformance_level != "core" and not any("::" in argument for argument in session.config.args)
     )
     run = RunInfo(

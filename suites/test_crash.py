@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from executor_conformance.harness.case import Callback, Case, NotApplicable
 from executor_conformance.harness.rules import Answer, DropResponse, Hold, HoldResponse, WireRule
 from executor_conformance.suites.marks import decides

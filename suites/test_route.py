@@ -22,19 +22,37 @@ def test_alias(case: Case) -> None:
 
 @decides("ROUTE-2")
 def test_callback_before_task(case: Case) -> None:
-    """With one free slot, a callback that is queued after a task starts before it."""
-    fillers = [case.submit("hold", role="filler") for _ in range(PARALLELISM - 1)]
+    """With one free slot, a queued callback starts before a queued task."""
+    backend = case.env.backend
+    case.disturbed = True  # the scheduler that follows has its usual parallelism
+    by_worker = backend.chooses == "worker"
+    slots = backend.worker_concurrency if by_worker else PARALLELISM
+    # Where the executor chooses, none of its slots is open while both queue up, then one is. Where a worker
+    # chooses, the executor hands everything on, and the worker's slots are what is scarce.
+    full, closed = [20, 20], [PARALLELISM + 2, slots - 1]
+    fillers = [case.submit("hold", role="filler") for _ in range(slots if by_worker else slots - 1)]
     holds = [case.stop_at(filler, "enter") for filler in fillers]
-    for hold in holds:
-        case.reach(hold, "the start of a filler")
+    case.until(
+        lambda: all(hold.reached for hold in holds), "full slots", parallelism=full if by_worker else None
+    )
     contender = case.submit("succeed")
     run = case.run_dag("conformance_task_succeeds")
     case.env.sink("note", what="contention", callback=contender.id, task=run.run_id)
-    # The queue takes both, and only one slot is open when the executor chooses
-    case.pump(parallelism=[PARALLELISM + 1, PARALLELISM])
-    case.pump(parallelism=[PARALLELISM + 1, PARALLELISM])
-    case.until(lambda: case.effects(contender, "enter") or case.env.history.of("effect", probe="task-succeeds"),
-               "the callback or the task")
+    task = run.task_instances["succeeds"]
+    case.until(
+        lambda: case.holds_slot(contender.id) and case.holds_slot(task),
+        "both in the executor",
+        parallelism=full if by_worker else closed,
+    )
+    if by_worker:
+        holds[0].release()
+    else:
+        case.pump(parallelism=[PARALLELISM + 2, slots])
+    case.until(
+        lambda: case.effects(contender, "enter") or case.env.history.of("effect", probe="task-succeeds"),
+        "the callback or the task",
+        parallelism=full if by_worker else [PARALLELISM + 2, slots],
+    )
     for hold in holds:
         hold.release()
     case.settle()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.limits import LIMITS
@@ -18,7 +17,7 @@ NESTED = {"a": [1, 2.5, None, True, {"b": "c"}], "empty": {}, "list": []}
 UNICODE = {"text": "žluťoučký kůň 馬 🐎 \u0000 \" \\ ' </script>"}
 LARGE = {"blob": "x" * 65536}
 TYPED = {
-    "when": dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc),
+    "when": dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC),
     "set": {"a", "b"},
     "uuid": uuid.UUID("12345678-1234-5678-1234-567812345678"),
 }
@@ -41,10 +40,16 @@ def test_success(case: Case) -> None:
 def test_kwargs(case: Case, kwargs: str) -> None:
     """kwargs arrive as they were sent."""
     values: dict[str, dict[str, Any]] = {
-        "nested": NESTED, "unicode": UNICODE, "empty": {}, "64-KiB": LARGE, "typed": TYPED,
+        "nested": NESTED,
+        "unicode": UNICODE,
+        "empty": {},
+        "64-KiB": LARGE,
+        "typed": TYPED,
     }
     if kwargs == "typed" and case.env.edition == "claimless":
-        raise NotApplicable("The edition stores kwargs as JSON, without an encoding for datetime, set and UUID.")
+        raise NotApplicable(
+            "The edition stores kwargs as JSON, without an encoding for datetime, set and UUID."
+        )
     case.submit("succeed", values[kwargs])
     case.settle()
 
@@ -80,13 +85,18 @@ def test_log(case: Case) -> None:
     case.settle()
     queued = case.env.history.of("workload", key=callback.id)
     log_path = str(queued[0]["log_path"]) if queued else ""
-    files = [path for path in case.env.folder.glob(f"*logs*/{log_path}*") if path.is_file()] if log_path else []
+    files = (
+        [path for path in case.env.folder.glob(f"*logs*/{log_path}*") if path.is_file()] if log_path else []
+    )
     found = [path for path in files if words in path.read_text("utf-8", "replace")]
     case.env.sink(
         "probe",
         name="log",
-        data={"log_path": log_path, "files": [_short(path, case) for path in files],
-              "found": _short(found[0], case) if found else ""},
+        data={
+            "log_path": log_path,
+            "files": [_short(path, case) for path in files],
+            "found": _short(found[0], case) if found else "",
+        },
     )
 
 

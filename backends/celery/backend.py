@@ -10,7 +10,12 @@ import time
 from collections.abc import Mapping
 from typing import ClassVar
 
-from executor_conformance.backends.celery.brokers import VISIBILITY_TIMEOUT_S, Broker, check_choice, make_broker
+from executor_conformance.backends.celery.brokers import (
+    VISIBILITY_TIMEOUT_S,
+    Broker,
+    check_choice,
+    make_broker,
+)
 from executor_conformance.harness.backend import Backend, Options, Variant
 from executor_conformance.harness.errors import BoundReached, HarnessError
 from executor_conformance.harness.limits import LIMITS
@@ -138,13 +143,19 @@ class CeleryBackend(Backend):
 
         if self.site.env["AIRFLOW__CELERY__RESULT_BACKEND"].startswith("db+sqlite"):
             try:
-                with sqlite3.connect(f"file:{self.site.folder / 'celery-results.db'}?mode=ro", uri=True) as results:
-                    rows = results.execute("SELECT status FROM celery_taskmeta WHERE task_id = ?", (task_id,)).fetchall()
+                with sqlite3.connect(
+                    f"file:{self.site.folder / 'celery-results.db'}?mode=ro", uri=True
+                ) as results:
+                    rows = results.execute(
+                        "SELECT status FROM celery_taskmeta WHERE task_id = ?", (task_id,)
+                    ).fetchall()
             except sqlite3.OperationalError:
                 return None
         else:
             assert self.site.journal is not None
-            if not self.site.journal.query("SELECT 1 FROM information_schema.tables WHERE table_name = 'celery_taskmeta'"):
+            if not self.site.journal.query(
+                "SELECT 1 FROM information_schema.tables WHERE table_name = 'celery_taskmeta'"
+            ):
                 return None
             rows = self.site.journal.query("SELECT status FROM celery_taskmeta WHERE task_id = ?", (task_id,))
         return rows[0][0] if rows else None

@@ -105,7 +105,9 @@ class GivenBroker(Broker):
     def __init__(self, url: str) -> None:
         self.url = url
         parts = urllib.parse.urlsplit(url)
-        self.label = f"{parts.scheme} at {parts.hostname}:{parts.port or _default_port(parts.scheme)} (address given)"
+        self.label = (
+            f"{parts.scheme} at {parts.hostname}:{parts.port or _default_port(parts.scheme)} (address given)"
+        )
 
     def start(self) -> None:
         """Check that something answers."""
@@ -141,7 +143,9 @@ class LocalServer(Broker):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
-        self.url = f"redis://127.0.0.1:{self.port}/0" if scheme == "redis" else f"amqp://127.0.0.1:{self.port}//"
+        self.url = (
+            f"redis://127.0.0.1:{self.port}/0" if scheme == "redis" else f"amqp://127.0.0.1:{self.port}//"
+        )
         self.label = f"{BINARIES[scheme]} of this machine"
 
     def start(self) -> None:
@@ -149,8 +153,19 @@ class LocalServer(Broker):
         self.folder.mkdir(parents=True, exist_ok=True)
         env = dict(self.env)
         if self.scheme == "redis":
-            argv = [find_binary("redis") or "", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-                    "--appendonly", "no", "--dir", str(self.folder)]
+            argv = [
+                find_binary("redis") or "",
+                "--port",
+                str(self.port),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--dir",
+                str(self.folder),
+            ]
         else:
             argv = [find_binary("amqp") or ""]
             env |= {
@@ -172,9 +187,13 @@ class LocalServer(Broker):
                 return
             except OSError:
                 if not process.alive:
-                    raise HarnessError(f"{BINARIES[self.scheme]} ended at its start: {process.log_tail(3)}") from None
+                    raise HarnessError(
+                        f"{BINARIES[self.scheme]} ended at its start: {process.log_tail(3)}"
+                    ) from None
                 if time.monotonic() > deadline:
-                    raise HarnessError(f"{BINARIES[self.scheme]} does not listen after {LIMITS.worker_start:g} s.") from None
+                    raise HarnessError(
+                        f"{BINARIES[self.scheme]} does not listen after {LIMITS.worker_start:g} s."
+                    ) from None
                 time.sleep(0.05)
 
     def options(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ import sys
 import traceback
 from typing import Any
 
+from executor_conformance.harness.airflow_side import seeding
 from executor_conformance.harness.channel import Channel
 
 CLASS_ATTRIBUTES = (
@@ -73,14 +74,21 @@ def load(path: str) -> dict[str, Any]:
 
     def loaded(setting: str, name: str) -> dict[str, Any]:
         os.environ["AIRFLOW__CORE__EXECUTOR"] = setting
-        for cache in ("_alias_to_executors_per_team", "_module_to_executors_per_team", "_classname_to_executors_per_team",
-                      "_team_name_to_executors"):
+        for cache in (
+            "_alias_to_executors_per_team",
+            "_module_to_executors_per_team",
+            "_classname_to_executors_per_team",
+            "_team_name_to_executors",
+        ):
             getattr(executor_loader, cache, {}).clear()
         if hasattr(executor_loader, "_executor_names"):
             executor_loader._executor_names.clear()
         executor = ExecutorLoader.load_executor(name)
         cls = type(executor)
-        return {"class": f"{cls.__module__}.{cls.__qualname__}", "name": executor.name.alias or executor.name.module_path}
+        return {
+            "class": f"{cls.__module__}.{cls.__qualname__}",
+            "name": executor.name.alias or executor.name.module_path,
+        }
 
     second = "second:executor_conformance.backends.companion.CompanionExecutor"
     found = {}
@@ -109,7 +117,9 @@ def commands(cls: Any, path: str) -> dict[str, Any]:
     core = {command.name for command in cli_config.core_commands}
     parser = getattr(cli_parser, "get_parser", None)
     return {
-        "commands": [{"name": getattr(group, "name", repr(group)), "type": type(group).__name__} for group in groups],
+        "commands": [
+            {"name": getattr(group, "name", repr(group)), "type": type(group).__name__} for group in groups
+        ],
         "collides": sorted({getattr(group, "name", "") for group in groups} & core),
         "parser": _attempt(parser) if parser else None,
     }
@@ -119,8 +129,6 @@ def _real_task_instance() -> Any:
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
     from sqlalchemy import select
-
-    from executor_conformance.harness.airflow_side import seeding
 
     run = seeding.create_dag_run("conformance_task_succeeds", state="success")
     with create_session(scoped=False) as session:
@@ -140,7 +148,9 @@ def methods(cls: Any) -> dict[str, Any]:
     log = _attempt(executor.get_task_log, ti, 1)
     if "raised" not in log:
         value = executor.get_task_log(ti, 1)
-        log["lists"] = isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, list) for part in value)
+        log["lists"] = (
+            isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, list) for part in value)
+        )
     found["get_task_log"] = log
     found["debug_dump"] = _attempt(executor.debug_dump)
     found["end"] = _attempt(executor.end)
@@ -164,7 +174,11 @@ def offer(cls: Any) -> dict[str, Any]:
         id=str(uuid.uuid4()), fetch_method="import_path", data={"path": "conformance.none", "kwargs": {}}
     )
     workload = ExecuteCallback(
-        callback=callback, dag_rel_path=Path("none.py"), token="", log_path="none", bundle_info={"name": "conformance"}
+        callback=callback,
+        dag_rel_path=Path("none.py"),
+        token="",
+        log_path="none",
+        bundle_info={"name": "conformance"},
     )
     executor = cls()
     with create_session() as session:
@@ -172,6 +186,19 @@ def offer(cls: Any) -> dict[str, Any]:
         session.rollback()
     taken = workload.key in executor.running or executor.slots_occupied > 0
     return {"declares": declares_callbacks(cls), "taken": taken, "workload_type": "ExecuteCallback", **result}
+
+
+def routes() -> dict[str, Any]:
+    """Paths and methods of the Execution API of the running core, newest version."""
+    from airflow.api_fastapi.execution_api.routes import execution_api_router
+
+    return {
+        "routes": [
+            [f"/execution{route.path}", method]
+            for route in execution_api_router.routes
+            for method in sorted(getattr(route, "methods", None) or ())
+        ]
+    }
 
 
 def serve(channel: Channel) -> None:
@@ -192,6 +219,8 @@ def serve(channel: Channel) -> None:
                 "commands": lambda: commands(cls, path),
                 "methods": lambda: methods(cls),
                 "offer": lambda: offer(cls),
+                "routes": routes,
+                "create_run": lambda: seeding.create_dag_run(message["dag_id"]),
             }[message["op"]]()
         except Exception as error:
             answer = {"failed": f"{type(error).__name__}: {error}", "details": traceback.format_exc()}

@@ -111,12 +111,15 @@ class SchedulerSide:
         token = getattr(workload, "token", None)
         if token is None or executor is None or id(executor) not in self.names:
             return
-        key = describe_key(executor.get_workload_key(workload) if hasattr(executor, "get_workload_key") else workload.key)
+        key = describe_key(
+            executor.get_workload_key(workload) if hasattr(executor, "get_workload_key") else workload.key
+        )
         if any(seen["key"] == key["key"] for seen in self.workloads):
             return  # an override that calls its parent shows the same workload twice
         import jwt
 
         claims = jwt.decode(token, options={"verify_signature": False}) if token else None
+        header = jwt.get_unverified_header(token) if token else None
         self.workloads.append(
             {
                 "at": time.monotonic(),
@@ -124,7 +127,9 @@ class SchedulerSide:
                 "workload_type": type(workload).__name__,
                 **key,
                 "log_path": getattr(workload, "log_path", None),
-                "token": {"claims": claims, "fingerprint": self._fingerprint(token)} if token else None,
+                "token": {"claims": claims, "header": header, "fingerprint": self._fingerprint(token)}
+                if token
+                else None,
             }
         )
 
@@ -153,8 +158,8 @@ class SchedulerSide:
     def step(self, scheduling: bool = False, parallelism: list[int] | None = None) -> dict[str, Any]:
         """One turn of the scheduler loop; what came of it, and what it raised, if it did.
 
-        ``parallelism`` sets the parallelism of the first executor and of the runner: the first value before the
-        turn, the second between queueing and the heartbeat. That is how a queue is made longer than its slots.
+        ``parallelism`` sets the parallelism of the first executor and of the runner: the second value for the
+        heartbeat, the first for the rest. That is how a queue is made longer than its slots.
         """
         from airflow.utils.session import create_session
 
@@ -174,6 +179,8 @@ class SchedulerSide:
             for executor in self.runner.executors:
                 where = f"{type(executor).__name__}.heartbeat"
                 executor.heartbeat()
+            if parallelism:
+                self._set_parallelism(parallelism[0])
             where = "_process_executor_events"
             with create_session() as session:
                 for executor in self.runner.executors:
@@ -220,7 +227,7 @@ class SchedulerSide:
 
 def serve(channel: Channel) -> None:
     """Start the scheduler side and serve requests until the harness closes the connection."""
-    from airflow.settings import dispose_orm, configure_orm
+    from airflow.settings import configure_orm, dispose_orm
     from setproctitle import setproctitle
 
     setproctitle("airflow scheduler -- conformance")
@@ -231,7 +238,9 @@ def serve(channel: Channel) -> None:
             seeding.seed_metadata()
         side = SchedulerSide()
     except Exception as error:
-        channel.send({"ready": False, "error": f"{type(error).__name__}: {error}", "details": traceback.format_exc()})
+        channel.send(
+            {"ready": False, "error": f"{type(error).__name__}: {error}", "details": traceback.format_exc()}
+        )
         raise
     from airflow.configuration import conf
 

@@ -49,7 +49,9 @@ def seed_metadata() -> None:
         raise RuntimeError(f"the conformance bundle does not import: {bag.import_errors}")
     sync_bag_to_db(bag, BUNDLE, None)
     with create_session() as session:
-        session.add(Connection(conn_id="conformance", conn_type="http", host="conformance.example", port=8443))
+        session.add(
+            Connection(conn_id="conformance", conn_type="http", host="conformance.example", port=8443)
+        )
         Variable.set("conformance", "a value", session=session)
     create_dag_run(CALLBACKS_DAG, state="success", run_id=CALLBACKS_DAG)
 
@@ -61,7 +63,7 @@ def create_dag_run(dag_id: str, state: str = "running", run_id: str | None = Non
     from airflow.utils.state import DagRunState
     from airflow.utils.types import DagRunTriggeredByType, DagRunType
 
-    now = dt.datetime.now(dt.timezone.utc)
+    now = dt.datetime.now(dt.UTC)
     run_id = run_id or f"manual__{uuid.uuid4().hex[:12]}"
     with create_session() as session:
         dag = DBDagBag().get_latest_version_of_dag(dag_id, session=session)
@@ -106,13 +108,13 @@ def submit_callback(
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
-    definition = SyncCallback(_callback_path(path) if path else "empty.path", kwargs=decode(kwargs), executor=executor)
-    if not path:
-        definition.path = ""  # no Dag can write it; a row can hold it
+    # The constructor imports what the path names; that happens where Dags are parsed, not in the scheduler
+    definition = SyncCallback("builtins.print", kwargs=decode(kwargs), executor=executor)
+    definition.path = _callback_path(path)
     with create_session() as session:
         run = session.scalars(select(DagRun).where(DagRun.run_id == CALLBACKS_DAG)).one()
         deadline = Deadline(
-            deadline_time=dt.datetime.now(dt.timezone.utc) - dt.timedelta(seconds=1),
+            deadline_time=dt.datetime.now(dt.UTC) - dt.timedelta(seconds=1),
             callback=definition,
             dagrun_id=run.id,
             deadline_alert_id=None,

@@ -37,10 +37,6 @@ def _reap(signum: int, frame: FrameType | None) -> None:
 
 def _preload() -> None:
     """Import what every fork needs, so that each pays for it once."""
-    import airflow.executors.executor_loader
-    import airflow.executors.workloads
-    import airflow.jobs.scheduler_job_runner
-    import airflow.models.deadline
 
     for role in ROLES.values():
         importlib.import_module(role)

@@ -42,8 +42,10 @@ def no_code_before_the_claim(view: HistoryView) -> Found:
             if callback.claimed is None:
                 return Broken("Code of the callable ran although no claim succeeded", callback.story())
             if event["t"] < callback.claimed["t"]:
-                return Broken("Code of the callable ran before the claim succeeded",
-                              (line(event, "what", "pid"), line(callback.claimed, "route", "status")))
+                return Broken(
+                    "Code of the callable ran before the claim succeeded",
+                    (line(event, "what", "pid"), line(callback.claimed, "route", "status")),
+                )
     return Kept() if ran or view.callbacks else Undecided("no callback in this case")
 
 
@@ -62,10 +64,13 @@ def one_terminal_state(view: HistoryView) -> Found:
     ended = [callback for callback in view.callbacks if callback.terminal]
     for callback in ended:
         assert callback.terminal is not None
-        later = [row for row in callback.rows if row["seq"] > callback.terminal["seq"] and row["new"] is not None]
+        later = [
+            row for row in callback.rows if row["seq"] > callback.terminal["seq"] and row["new"] is not None
+        ]
         if later:
             return Broken(
-                f"The row was {callback.terminal['new'].upper()} and became {later[0]['new'].upper()}", callback.story()
+                f"The row was {callback.terminal['new'].upper()} and became {later[0]['new'].upper()}",
+                callback.story(),
             )
     return Kept() if ended else Undecided("no row of this case is terminal")
 
@@ -75,11 +80,15 @@ def environment_survives(view: HistoryView) -> Found:
     """The scheduler is alive, the slot is free, the next callback and the next task succeeded."""
     deaths = [event for event in view.of("scheduler") if event["what"] in ("error", "gone", "hang")]
     if deaths:
-        return Broken(f"The scheduler did not survive: {deaths[0].get('message') or deaths[0]['what']}",
-                      (line(deaths[0], "what", "where", "type", "message"),))
+        return Broken(
+            f"The scheduler did not survive: {deaths[0].get('message') or deaths[0]['what']}",
+            (line(deaths[0], "what", "where", "type", "message"),),
+        )
     for callback in view.subjects:
         if view.last_slots and callback.holds_slot(view.last_slots):
-            return Broken("The callback still takes a slot after everything has come to rest", callback.story())
+            return Broken(
+                "The callback still takes a slot after everything has come to rest", callback.story()
+            )
     if not view.follow_ups:
         return Undecided("nothing followed the fault in this case")
     for follow_up in view.follow_ups:
@@ -89,8 +98,10 @@ def environment_survives(view: HistoryView) -> Found:
         for task, ti in run["task_instances"].items():
             rows = view.of("task_row", id=ti)
             if not rows or rows[-1]["new"] != "success":
-                return Broken(f"The task '{task}' after the fault did not succeed",
-                              tuple(line(row, "old", "new") for row in rows[-4:]))
+                return Broken(
+                    f"The task '{task}' after the fault did not succeed",
+                    tuple(line(row, "old", "new") for row in rows[-4:]),
+                )
     return Kept()
 
 
@@ -119,8 +130,10 @@ def output_tells_of_the_death(view: HistoryView) -> Found:
     for callback in view.subjects:
         if killed and callback.final == "failed":
             if callback.output.strip().lower() in ("", "execution failed"):
-                return Broken(f"`output` is '{callback.output}', which does not tell that the worker died",
-                              callback.story(3))
+                return Broken(
+                    f"`output` is '{callback.output}', which does not tell that the worker died",
+                    callback.story(3),
+                )
             return Kept(callback.output[:200])
     return Undecided("no worker was killed, or the row did not end FAILED")
 
@@ -133,8 +146,11 @@ def no_effect_after_the_end(view: HistoryView) -> Found:
         if callback.terminal is None:
             continue
         decided = True
-        late = [event for event in callback.effects if event["t"] > callback.terminal["t"] + SLACK
-                and event["what"] not in ("return",)]
+        late = [
+            event
+            for event in callback.effects
+            if event["t"] > callback.terminal["t"] + SLACK and event["what"] not in ("return",)
+        ]
         if late:
             return Broken(
                 f"The row was {callback.terminal['new'].upper()}, and {late[0]['t'] - callback.terminal['t']:.1f} s "

@@ -23,7 +23,9 @@ def runs_where_its_alias_says(view: HistoryView) -> Found:
         if handed != alias:
             return Unproven(f"core handed the callback for '{alias}' to '{handed}'")
         counting = {
-            name for slots in view.of("slots") for name, executor in slots["executors"].items()
+            name
+            for slots in view.of("slots")
+            for name, executor in slots["executors"].items()
             if callback.id in executor["running"]
         }
         if (speaking | counting) - {alias}:
@@ -32,7 +34,9 @@ def runs_where_its_alias_says(view: HistoryView) -> Found:
                 callback.story(),
             )
         if not callback.reported("enter") or callback.final != "success":
-            return Broken(f"The callback for the alias '{alias}' did not run to success there", callback.story())
+            return Broken(
+                f"The callback for the alias '{alias}' did not run to success there", callback.story()
+            )
     return Kept(f"{len(named)} callbacks, each on its own executor")
 
 
@@ -44,6 +48,11 @@ def callback_before_task(view: HistoryView) -> Found:
     if not contenders or not view.of("note", what="contention"):
         return Undecided("this case makes no contention for a slot")
     entered = contenders[0].reported("enter")
+    first = min(event["t"] for event in (*entered, *tasks)) if entered or tasks else view.events[-1]["t"]
+    for filler in (callback for callback in view.callbacks if callback.role == "filler"):
+        released = filler.reported("effect")
+        if filler.terminal and filler.terminal["t"] < first and not released:
+            return Unproven("a callable that should have held its slot ended before the contention was over")
     if not entered:
         return Broken("The callback was not started although a slot was free", contenders[0].story())
     if tasks and tasks[0]["t"] < entered[0]["t"]:
@@ -62,7 +71,8 @@ def _kept_slot(callback: CallbackView, view: HistoryView) -> bool:
 def slot_is_free_after_the_end(view: HistoryView) -> Found:
     """After a terminal event or row the key is in no queue and not in ``running``."""
     ended = [
-        callback for callback in view.callbacks
+        callback
+        for callback in view.callbacks
         if callback.final in TERMINAL or any(event["state"] in TERMINAL for event in callback.events)
     ]
     if not ended:
@@ -97,8 +107,10 @@ def never_more_than_parallelism(view: HistoryView) -> Found:
         at_work += change
         peak = max(peak, at_work)
     if peak > limit:
-        return Broken(f"{peak} callables were at work at once at parallelism {limit}",
-                      tuple(line(event, "what", "probe", "pid") for event in view.of("effect"))[:8])
+        return Broken(
+            f"{peak} callables were at work at once at parallelism {limit}",
+            tuple(line(event, "what", "probe", "pid") for event in view.of("effect"))[:8],
+        )
     if peak < 2:
         return Unproven("the executor was never filled, so nothing is shown")
     return Kept(f"at most {peak} at once, parallelism {limit}")
@@ -115,16 +127,22 @@ def events_carry_the_callback_key(view: HistoryView) -> Found:
             continue
         seen += 1
         if event["key_type"] != "CallbackKey":
-            return Broken(f"An event's key is a {event['key_type']}, not a CallbackKey",
-                          (line(event, "key", "key_type", "state"),))
+            return Broken(
+                f"An event's key is a {event['key_type']}, not a CallbackKey",
+                (line(event, "key", "key_type", "state"),),
+            )
         if event["state"] not in CALLBACK_STATES:
-            return Broken(f"An event's state '{event['state']}' is no CallbackState",
-                          (line(event, "key", "state", "state_type"),))
+            return Broken(
+                f"An event's state '{event['state']}' is no CallbackState",
+                (line(event, "key", "state", "state_type"),),
+            )
     strangers = [event for event in view.of("event", key_type="CallbackKey") if event["key"] not in own]
     earlier = view.header.get("earlier_callbacks", [])
     strangers = [event for event in strangers if event["key"] not in earlier]
     if strangers:
-        return Broken("An event's key is of no callback that was queued", (line(strangers[0], "key", "state"),))
+        return Broken(
+            "An event's key is of no callback that was queued", (line(strangers[0], "key", "state"),)
+        )
     return Kept() if seen else Undecided("the executor emitted no event for a callback")
 
 

@@ -18,7 +18,8 @@ def runs_once(view: HistoryView) -> Found:
         entered = len(callback.reported("enter"))
         if entered != 1:
             return Broken(
-                "The callable did not run" if not entered else f"The callable ran {entered} times", callback.story()
+                "The callable did not run" if not entered else f"The callable ran {entered} times",
+                callback.story(),
             )
     return Kept() if _healthy(view) else Undecided("no callback of this case is expected to succeed")
 
@@ -31,15 +32,21 @@ def runs_in_a_process_of_its_own(view: HistoryView) -> Found:
         for entered in callback.reported("enter")[:1]:
             pid = entered["pid"]
             if pid in view.scheduler_pids:
-                return Broken("The callable ran in the scheduler process", (line(entered, "what", "pid", "ppid"),))
+                return Broken(
+                    "The callable ran in the scheduler process", (line(entered, "what", "pid", "ppid"),)
+                )
             if entered["ppid"] in view.scheduler_pids:
-                return Broken("The callable ran in a child of the scheduler process without a supervisor",
-                              (line(entered, "what", "pid", "ppid"),))
+                return Broken(
+                    "The callable ran in a child of the scheduler process without a supervisor",
+                    (line(entered, "what", "pid", "ppid"),),
+                )
             if pid in seen:
                 return Broken("Two callables shared one process", (line(entered, "what", "pid", "ppid"),))
             if any(request["pid"] == pid for request in callback.claims):
-                return Broken("The callable ran in the process that talks to the API, not in a supervised child",
-                              (line(entered, "what", "pid", "ppid"), line(callback.claims[0], "path", "pid")))
+                return Broken(
+                    "The callable ran in the process that talks to the API, not in a supervised child",
+                    (line(entered, "what", "pid", "ppid"), line(callback.claims[0], "path", "pid")),
+                )
             seen[pid] = callback.id
     return Kept(f"pids {sorted(seen)}") if seen else Undecided("the callable did not run")
 
@@ -49,11 +56,18 @@ def kwargs_arrive_equal(view: HistoryView) -> Found:
     """What the callable received is what was sent."""
     for callback in _healthy(view):
         for entered in callback.reported("enter")[:1]:
-            received = {k: v for k, v in (entered["data"].get("kwargs") or {}).items() if k not in ("context", "probe")}
+            received = {
+                k: v
+                for k, v in (entered["data"].get("kwargs") or {}).items()
+                if k not in ("context", "probe")
+            }
             if digest(received) != callback.submitted["digest"]:
                 return Broken(
                     "The kwargs did not arrive as they were sent",
-                    (f"sent:     {str(callback.submitted['kwargs'])[:300]}", f"received: {str(received)[:300]}"),
+                    (
+                        f"sent:     {str(callback.submitted['kwargs'])[:300]}",
+                        f"received: {str(received)[:300]}",
+                    ),
                 )
             return Kept()
     return Undecided("the callable did not run")
@@ -69,7 +83,9 @@ def context_where_accepted(view: HistoryView) -> Found:
         if kind in ("with_context", "Notifier", "without_context") and not entered:
             return Broken(f"The callable '{kind}' was not called as its signature asks", callback.story())
         if kind == "with_context" and "dag_run" not in str(entered[0]["data"].get("context")):
-            return Broken("The callable accepts `context` and did not get one with a Dag run", callback.story())
+            return Broken(
+                "The callable accepts `context` and did not get one with a Dag run", callback.story()
+            )
         if kind == "Notifier" and not callback.reported("instantiate"):
             return Broken("The notifier class was not instantiated", callback.story())
         if kind == "Notifier" and "dag_run" not in str(entered[0]["data"].get("context")):
@@ -110,10 +126,15 @@ def connection_and_variable_are_readable(view: HistoryView) -> Found:
         if not returned:
             return Broken(
                 "The callable could not read a Connection and a Variable",
-                (*(line(event, "method", "route", "status", "body_detail") for event in refused[:2]), *callback.story()),
+                (
+                    *(line(event, "method", "route", "status", "body_detail") for event in refused[:2]),
+                    *callback.story(),
+                ),
             )
         if (returned[0]["data"].get("port"), returned[0]["data"].get("value")) != (8443, "a value"):
-            return Broken("The callable read other values than the metadata holds", (str(returned[0]["data"]),))
+            return Broken(
+                "The callable read other values than the metadata holds", (str(returned[0]["data"]),)
+            )
         return Kept()
     return Undecided("no callable of this case reads a Connection")
 
@@ -145,6 +166,8 @@ def supervisor_always_answers(view: HistoryView) -> Found:
             unanswered = view.of("note", what="unanswered")
             if unanswered:
                 waited = unanswered[-1]["waited_s"]
-            return Broken(f"The supervisor did not answer '{question}' within {waited:.1f} s", callback.story())
+            return Broken(
+                f"The supervisor did not answer '{question}' within {waited:.1f} s", callback.story()
+            )
         return Kept(str(answered[0]["data"].get("answer"))[:200])
     return Undecided("no callable of this case asked its supervisor")

@@ -21,6 +21,8 @@ def tasks_end_as_they_should(view: HistoryView) -> Found:
             decided += 1
             if not rows or rows[-1]["new"] != expected:
                 state = str(rows[-1]["new"]).upper() if rows else "never started"
-                return Broken(f"The task '{task}' is {state} instead of {expected.upper()}",
-                              tuple(line(row, "old", "new") for row in rows[-5:]))
+                return Broken(
+                    f"The task '{task}' is {state} instead of {expected.upper()}",
+                    tuple(line(row, "old", "new") for row in rows[-5:]),
+                )
     return Kept(f"{decided} tasks") if decided else Undecided("no task of the control group ran")

@@ -28,8 +28,11 @@ def queued_token_is_scoped(view: HistoryView) -> Found:
         decided += 1
         claims = _claims(callback.workload)
         wanted = {"sub": callback.id, "scope": _queued_scope(view)}
-        wrong = [f"{name} is {claims.get(name)!r}, not {value!r}" for name, value in wanted.items()
-                 if claims.get(name) != value]
+        wrong = [
+            f"{name} is {claims.get(name)!r}, not {value!r}"
+            for name, value in wanted.items()
+            if claims.get(name) != value
+        ]
         lifetime = (claims.get("exp") or 0) - (claims.get("iat") or 0)
         longest = view.header.get("task_queued_timeout", 600)
         if not 0 < lifetime <= longest + CLOCK_SLACK_S:
@@ -74,8 +77,10 @@ def claim_answers_with_an_execution_token(view: HistoryView) -> Found:
         decided += 1
         claims = (callback.claimed.get("refreshed") or {}).get("claims") or {}
         if claims.get("sub") != callback.id or claims.get("scope") != "execution":
-            return Broken("The claim's answer has no execution token for the callback",
-                          (line(callback.claimed, "route", "status"), f"refreshed claims: {claims}"))
+            return Broken(
+                "The claim's answer has no execution token for the callback",
+                (line(callback.claimed, "route", "status"), f"refreshed claims: {claims}"),
+            )
     return Kept() if decided else Undecided("no claim succeeded in this case")
 
 
@@ -118,7 +123,9 @@ def _wrong_token(view: HistoryView, callback: CallbackView, request: dict[str, A
 @decides("TOKEN-6")
 def execution_token_is_confined(view: HistoryView) -> Found:
     """A callback's execution token acts on no task instance and on no other callback."""
-    return _refused(view, "execution token", "task instances and other callbacks from a callback's execution token")
+    return _refused(
+        view, "execution token", "task instances and other callbacks from a callback's execution token"
+    )
 
 
 @decides("TOKEN-9")
@@ -137,6 +144,10 @@ def given_token_is_used(view: HistoryView) -> Found:
         if used != given:
             return Broken(
                 "The worker's first token is not the one that the executor was given",
-                (line(first, "method", "route", "pid"), f"given {given}, used {used}", f"claims: {_claims(first)}"),
+                (
+                    line(first, "method", "route", "pid"),
+                    f"given {given}, used {used}",
+                    f"claims: {_claims(first)}",
+                ),
             )
     return Kept() if decided else Undecided("the worker sent no request for a callback")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 
 from airflow.sdk import DAG, DeadlineAlert, DeadlineReference, SyncCallback, task
-
 from executor_conformance.suites import callables
 
 
