@@ -46,7 +46,10 @@ class EdgeBackend(Backend):
     def missing(cls, options: Options) -> str | None:
         """The edge3 provider."""
         if importlib.util.find_spec("airflow.providers.edge3") is None:
-            return "the provider apache-airflow-providers-edge3 is not installed (pip install 'airflow-executor-conformance[edge]')"
+            return (
+                "the provider apache-airflow-providers-edge3 is not installed; "
+                "install it with pip install 'airflow-executor-conformance[edge]'"
+            )
         if options.substrate != "process":
             return f"this backend runs on host processes only, not on the substrate '{options.substrate}'"
         return None
@@ -93,9 +96,7 @@ class EdgeBackend(Backend):
         number = next(_numbers)
         logs = self.site.folder / f"edge-logs-{number}"
         env = self.site.env | {"AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(logs)}
-        name = (
-            f"edge-{os.getpid()}-{number}"  # a killed worker's name is taken until its heartbeat is overdue
-        )
+        name = f"edge-{os.getpid()}-{number}"  # a killed worker's name is taken until its heartbeat is overdue
         argv = [sys.executable, "-m", "airflow", "edge", "worker", "--edge-hostname", name]
         argv += [
             "--pid",
@@ -114,9 +115,7 @@ class EdgeBackend(Backend):
         assert self.site.journal is not None
         deadline = time.monotonic() + LIMITS.worker_start
         while True:
-            rows = self.site.journal.query(
-                "SELECT state FROM edge_worker WHERE worker_name = ?", (self._name,)
-            )
+            rows = self.site.journal.query("SELECT state FROM edge_worker WHERE worker_name = ?", (self._name,))
             if rows and rows[0][0] in ("idle", "running"):
                 return
             node = self._nodes[-1]
@@ -152,11 +151,12 @@ class EdgeBackend(Backend):
             rows = [
                 row
                 for row in self.site.journal.query(
-                    "SELECT state, edge_worker, command FROM edge_job WHERE state IN ('queued', 'restarting', 'running')"
+                    "SELECT state, edge_worker, command FROM edge_job WHERE state IN "
+                    "('queued', 'restarting', 'running')"
                 )
                 if _task_of(row[2]) == callback
             ]
-        for state, worker, _ in rows:
+        for state, _, _ in rows:
             alive = any(node.alive for node in self._nodes)
             if state == "queued" and alive:
                 return ["the edge job is queued and a worker polls for it"]

@@ -55,9 +55,7 @@ class LocalBackend(Backend):
         return [
             pid
             for pid, process in processes.items()
-            if process.ppid == self.site.scheduler_pid
-            and process.title.startswith(TITLE)
-            and "<idle>" in process.title
+            if process.ppid == self.site.scheduler_pid and process.title.startswith(TITLE) and "<idle>" in process.title
         ]
 
     def nodes(self) -> list[ManagedProcess]:

@@ -78,9 +78,7 @@ class Case:
         :param role: 'subject', 'follow-up' or 'filler'.
         """
         name = f"p{next(_probes)}"
-        path = (
-            callable_ if not callable_ or "." in callable_ or ":" in callable_ else f"{CALLABLES}.{callable_}"
-        )
+        path = callable_ if not callable_ or "." in callable_ or ":" in callable_ else f"{CALLABLES}.{callable_}"
         sent = encode(kwargs or {})
         all_kwargs = {**sent, "probe": name} if probe else sent
         assert self.env.scheduler is not None
@@ -149,9 +147,7 @@ class Case:
 
     def holds_slot(self, key: str) -> bool:
         """Whether an executor counts the workload with this key, as running or as queued."""
-        return any(
-            key in executor["running"] or key in executor["queued"] for executor in self.env.slots.values()
-        )
+        return any(key in executor["running"] or key in executor["queued"] for executor in self.env.slots.values())
 
     def effects(self, callback: Callback, what: str) -> list[dict[str, Any]]:
         """What the callable reported."""
@@ -163,9 +159,7 @@ class Case:
         """One step of the scheduler loop."""
         self.env.pump(scheduling=self.scheduling, **{name: value for name, value in step.items() if value})
 
-    def until(
-        self, condition: Callable[[], Any], reason: str, limit: float = LIMITS.settle, **step: Any
-    ) -> None:
+    def until(self, condition: Callable[[], Any], reason: str, limit: float = LIMITS.settle, **step: Any) -> None:
         """Step the scheduler, with ``step``, until ``condition`` holds.
 
         :raises BoundReached: it did not within ``limit`` seconds; ``reason`` says what was waited for.
@@ -381,13 +375,9 @@ class RestWatch:
             return False
         steps = env.steps - self._steps
         if env.plain_scheduler:
-            return (
-                ended and steps >= LIMITS.quiet_steps
-            )  # its loop cannot be watched, so it never proves 'stuck'
+            return ended and steps >= LIMITS.quiet_steps  # its loop cannot be watched, so it never proves 'stuck'
         if ended and freed:
-            return (
-                steps >= 2
-            )  # nothing is left that could change it; the steps show that no event was waiting
+            return steps >= 2  # nothing is left that could change it; the steps show that no event was waiting
         return steps >= LIMITS.quiet_steps and time.monotonic() - self._since >= LIMITS.quiet_window
 
     def _runnable(self, processes: dict[int, ProcessInfo]) -> bool:
@@ -405,9 +395,7 @@ class RestWatch:
         """What rest rests on: states, slots held, what is still alive, quiet time and steps."""
         return {
             "states": {callback.id: self.case.state(callback) for callback in self.callbacks},
-            "holding_slots": [
-                callback.id for callback in self.callbacks if self.case.holds_slot(callback.id)
-            ],
+            "holding_slots": [callback.id for callback in self.callbacks if self.case.holds_slot(callback.id)],
             "alive": self._alive,
             "quiet_s": round(time.monotonic() - self._since, 3),
             "quiet_steps": self.case.env.steps - self._steps,

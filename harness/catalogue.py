@@ -166,9 +166,7 @@ def _load(path: Path | None) -> Catalogue:
     try:
         data = tomllib.loads(source.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"The contract {source} cannot be read ({error}); give the path of a TOML file."
-        ) from None
+        raise UsageError(f"The contract {source} cannot be read ({error}); give the path of a TOML file.") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"The contract {source} is no valid TOML: {error}.") from None
     return _Reader(str(source), data).catalogue()
@@ -199,9 +197,7 @@ class _Reader:
             FaultPoint(*(self.text(entry, name, where) for name in ("id", "text")))
             for where, entry in self.tables("point", ("id", "text"))
         )
-        changes = tuple(
-            self.change(where, entry) for where, entry in self.tables("change", ("date", "what", "why"))
-        )
+        changes = tuple(self.change(where, entry) for where, entry in self.tables("change", ("date", "what", "why")))
         self.edition_ids = tuple(edition.id for edition in editions)
         self.group_ids = {group.id for group in groups}
         known = tuple(Clause.__dataclass_fields__)
@@ -239,9 +235,7 @@ class _Reader:
             raise self.wrong(f"{where} is since {clause.since} but its first edition is {first}")
         left_out = set(self.edition_ids) - set(applies)
         if left_out != set(clause.not_applicable):
-            raise self.wrong(
-                f"{where} must give in 'not_applicable' a reason for exactly the editions it leaves out"
-            )
+            raise self.wrong(f"{where} must give in 'not_applicable' a reason for exactly the editions it leaves out")
         return clause
 
     def change(self, where: str, entry: dict[str, Any]) -> Change:
@@ -252,11 +246,7 @@ class _Reader:
 
     def tables(self, kind: str, known: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
         entries = self.data.get(kind)
-        if (
-            not isinstance(entries, list)
-            or not entries
-            or not all(isinstance(entry, dict) for entry in entries)
-        ):
+        if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
             raise self.wrong(f"it has no [[{kind}]]")
         found: list[tuple[str, dict[str, Any]]] = []
         seen: set[str] = set()
@@ -284,11 +274,7 @@ class _Reader:
 
     def texts(self, entry: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
         value = entry.get(name)
-        if (
-            not isinstance(value, list)
-            or not value
-            or not all(isinstance(item, str) and item for item in value)
-        ):
+        if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
             raise self.wrong(f"{where} has no {name!r}, a list of strings")
         return tuple(value)
 

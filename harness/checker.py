@@ -94,8 +94,7 @@ def check(history: History, clauses: Iterable[str], catalogue: Catalogue) -> lis
     decisions += [
         decision
         for clause in invariants
-        if view.callbacks
-        and (decision := _decide(view, clause, catalogue)).verdict is not Verdict.NOT_APPLICABLE
+        if view.callbacks and (decision := _decide(view, clause, catalogue)).verdict is not Verdict.NOT_APPLICABLE
     ]
     return decisions
 

@@ -275,8 +275,7 @@ def migrate(url: str, async_url: str, env: Mapping[str, str]) -> None:
             ) from None
     if done.returncode:
         raise HarnessError(
-            f"'airflow db migrate' failed with exit code {done.returncode}; it said last:\n"
-            f"{last_lines(done.stdout)}"
+            f"'airflow db migrate' failed with exit code {done.returncode}; it said last:\n{last_lines(done.stdout)}"
         )
 
 

@@ -88,9 +88,7 @@ class EffectsServer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True
-        ).start()
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
 
     def _take(self, report: dict[str, Any]) -> None:
         self.sink("effect", **{name: report.get(name) for name in ("what", "probe", "pid", "ppid", "data")})

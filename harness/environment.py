@@ -188,7 +188,6 @@ class Environment:
             "AIRFLOW__CORE__DAGS_FOLDER": str(bundle),
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "AIRFLOW__CORE__FERNET_KEY": "",
-            "AIRFLOW__CORE__AUTH_MANAGER": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
             "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundles),
             "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "0",
             "AIRFLOW__API__SECRET_KEY": secrets.token_urlsafe(32),
@@ -218,9 +217,11 @@ class Environment:
     def _wait_api_server(self) -> None:
         deadline = time.monotonic() + LIMITS.api_server_start
         while True:
-            with contextlib.suppress(OSError, urllib.error.URLError):
-                with urllib.request.urlopen(f"{self.server_url}/execution/health", timeout=5):
-                    return
+            try:
+                urllib.request.urlopen(f"{self.server_url}/execution/health", timeout=5).close()
+                return
+            except OSError:
+                pass  # not listening yet
             if not self.api_server.alive:
                 raise HarnessError(f"The API server ended at its start: {self.api_server.log_tail(5)}")
             if time.monotonic() > deadline:

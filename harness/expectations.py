@@ -111,15 +111,12 @@ class Expectations:
             found.append(f"{entry.title} passes now in {_cells(passed)}; remove it.")
         elif passed:
             found.append(
-                f"{entry.title} lists more than what fails: {_cells(passed)} passes; "
-                "narrow its case or subject."
+                f"{entry.title} lists more than what fails: {_cells(passed)} passes; narrow its case or subject."
             )
         elif not matched and complete:
             found.append(f"{entry.title} matches nothing that was run; correct or remove it.")
         if entry.review < self.today:
-            found.append(
-                f"{entry.title} was to be reviewed by {entry.review}; review it and give it a new date."
-            )
+            found.append(f"{entry.title} was to be reviewed by {entry.review}; review it and give it a new date.")
         return found
 
     def _unlisted(self, cells: list[Cell]) -> list[str]:
@@ -143,16 +140,12 @@ def load_expectations(path: Path, catalogue: Catalogue, today: datetime.date | N
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"The expectations {path} cannot be read ({error}); give the path of a TOML file."
-        ) from None
+        raise UsageError(f"The expectations {path} cannot be read ({error}); give the path of a TOML file.") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"The expectations {path} are no valid TOML: {error}.") from None
     unknown = [name for name in data if name != "expected"]
     if unknown:
-        raise UsageError(
-            f"The expectations {path} have the unknown key {unknown[0]!r}; write [[expected]] entries."
-        )
+        raise UsageError(f"The expectations {path} have the unknown key {unknown[0]!r}; write [[expected]] entries.")
     listed = data.get("expected", [])
     if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
         raise UsageError(f"In the expectations {path} 'expected' is no list; write [[expected]] entries.")
@@ -170,9 +163,7 @@ def _entry(path: Path, catalogue: Catalogue, number: int, entry: Mapping[str, An
             raise UsageError(f"{where} has no {name}; every entry needs subject, clause, reason and review.")
     for name in ("subject", "case", "reason", "link"):
         if name in entry and (not isinstance(entry[name], str) or not entry[name].strip()):
-            raise UsageError(
-                f"{where} has an empty {name} or one that is no string; write one or leave it out."
-            )
+            raise UsageError(f"{where} has an empty {name} or one that is no string; write one or leave it out.")
     clauses = [entry["clause"]] if isinstance(entry["clause"], str) else entry["clause"]
     if not isinstance(clauses, list) or not clauses or not all(isinstance(name, str) for name in clauses):
         raise UsageError(f"{where} has a clause that is neither an id nor a list of ids.")
@@ -209,9 +200,6 @@ def _like(name: str, pattern: str) -> bool:
 
 def _cells(cells: list[Cell], subject: bool = True) -> str:
     """At most three cells by name, then how many more."""
-    names = [
-        " ".join(([cell.subject] if subject else []) + [cell.case, cell.clause][: 1 + subject])
-        for cell in cells
-    ]
+    names = [" ".join(([cell.subject] if subject else []) + [cell.case, cell.clause][: 1 + subject]) for cell in cells]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

@@ -93,9 +93,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"The history {path} cannot be read ({error}); give the path of a .jsonl file."
-        ) from None
+        raise UsageError(f"The history {path} cannot be read ({error}); give the path of a .jsonl file.") from None
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             yield number, line
@@ -117,14 +115,10 @@ def read_history(path: Path) -> StoredHistory:
         try:
             event = json.loads(line)
         except json.JSONDecodeError:
-            raise UsageError(
-                f"The history {path} is broken at line {number}: no JSON; it was truncated or edited, run the case again."
-            ) from None
+            raise UsageError(f"The history {path} is broken at line {number}: no JSON; run the case again.") from None
         problem = next(iter(validator.iter_errors(event)), None)
         if problem is not None:
-            raise UsageError(
-                f"The history {path} is not valid at line {number}: {problem.message}; it is not of this tool or was edited."
-            )
+            raise UsageError(f"The history {path} is not valid at line {number}: {problem.message}; was it edited?")
         events.append(event)
     if not events or events[0]["kind"] != "header" or events[0].get("format") != FORMAT:
         raise UsageError(f"The file {path} has no history header, so it is no history of this tool.")

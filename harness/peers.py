@@ -266,9 +266,7 @@ class ListeningThread:
         nowhere = os.open(os.devnull, os.O_RDWR)
         for each in sockets:
             if each is not None and (number := each.fileno()) >= 0:
-                os.dup2(
-                    nowhere, number, inheritable=False
-                )  # the number stays taken: its owner may close it yet
+                os.dup2(nowhere, number, inheritable=False)  # the number stays taken: its owner may close it yet
         os.close(nowhere)
 
 

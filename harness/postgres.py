@@ -293,9 +293,7 @@ class GivenPostgres(Database):
                 "The address given with --conformance-database is not valid; "
                 "write postgresql://user:password@host:port/database."
             ) from None
-        self._parts = parts._replace(
-            scheme="postgresql", path=parts.path if parts.path.strip("/") else "/postgres"
-        )
+        self._parts = parts._replace(scheme="postgresql", path=parts.path if parts.path.strip("/") else "/postgres")
         with self._admin() as admin:
             version = str(admin.execute("SHOW server_version")[0][0]).split()[0]
             self.label = f"PostgreSQL {version} (address given)"
@@ -390,9 +388,7 @@ def _driver() -> Any:
 def _connect(url: str, *, readonly: bool = False) -> Connection:
     psycopg2 = _driver()
     try:
-        raw = psycopg2.connect(
-            re.sub(r"^postgresql\+\w+:", "postgresql:", url), connect_timeout=CONNECT_SECONDS
-        )
+        raw = psycopg2.connect(re.sub(r"^postgresql\+\w+:", "postgresql:", url), connect_timeout=CONNECT_SECONDS)
         raw.set_session(readonly=readonly, autocommit=True)
     except psycopg2.Error as error:
         raise _Unreachable(first_line(error)) from None

@@ -57,9 +57,7 @@ class Zygote:
         self._channel = self._accept(LIMITS.scheduler_start, "The process that imports Airflow")
         hello = self._channel.receive(LIMITS.scheduler_start, "The import of Airflow")
         if not hello or not hello.get("ready"):
-            raise HarnessError(
-                f"Airflow does not import: {(hello or {}).get('error', self.process.log_tail(5))}"
-            )
+            raise HarnessError(f"Airflow does not import: {(hello or {}).get('error', self.process.log_tail(5))}")
         self.airflow_version = hello["airflow"]
 
     def fork(self, role: str, env: dict[str, str] | None = None) -> tuple[Channel, dict[str, Any]]:
@@ -171,6 +169,4 @@ def check_executor_path(path: str) -> None:
         raise UsageError(f"The executor {path} {line}; give the full import path of an executor class.")
     if result.returncode != 0:
         last = (result.stderr.strip().splitlines() or ["no output"])[-1]
-        raise UsageError(
-            f"The executor {path} could not be checked, because Airflow does not import here: {last}"
-        )
+        raise UsageError(f"The executor {path} could not be checked, because Airflow does not import here: {last}")

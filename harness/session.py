@@ -74,9 +74,7 @@ class Subject:
         return self.options.executor or self.backend.executor
 
 
-def subjects_of(
-    chosen: dict[str, type[Backend]], options: Options
-) -> tuple[list[Subject], list[SubjectInfo]]:
+def subjects_of(chosen: dict[str, type[Backend]], options: Options) -> tuple[list[Subject], list[SubjectInfo]]:
     """The subjects that can run here, and those that cannot with what is missing."""
     runnable: list[Subject] = []
     unavailable: list[SubjectInfo] = []
@@ -125,9 +123,7 @@ class EnvironmentPool:
         def start() -> None:
             try:
                 folder = self.root / f"{key}-{len(self._starting)}"
-                environment = Environment(
-                    subject.backend, subject.options, subject.variant, folder, self.clock
-                )
+                environment = Environment(subject.backend, subject.options, subject.variant, folder, self.clock)
                 self._environments[key] = environment
                 environment.start()
             except BaseException as error:
@@ -192,9 +188,7 @@ class Recorder:
 
     def begin(self, spec: CaseSpec, subject: Subject, env: Environment) -> CaseRun:
         """Give a case a history of its own."""
-        safe = "".join(
-            char if char.isalnum() or char in "-_." else "-" for char in f"{subject.label}--{spec.id}"
-        )
+        safe = "".join(char if char.isalnum() or char in "-_." else "-" for char in f"{subject.label}--{spec.id}")
         path = self.folder / "histories" / f"{safe.strip('-')}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
@@ -227,9 +221,7 @@ class Recorder:
             run.not_applicable = str(raised)
         elif raised is not None:
             run.scheduler_died = isinstance(raised, SchedulerDied)
-            run.trouble = (
-                str(raised) if isinstance(raised, ConformanceError) else f"{type(raised).__name__}: {raised}"
-            )
+            run.trouble = str(raised) if isinstance(raised, ConformanceError) else f"{type(raised).__name__}: {raised}"
             run.case.disturbed = True
         env = run.case.env
         self._earlier.setdefault(id(env), []).extend(callback.id for callback in run.case.callbacks)
@@ -240,11 +232,7 @@ class Recorder:
         return result
 
     def _restore(self, run: CaseRun, env: Environment) -> None:
-        left = [
-            callback
-            for callback in run.case.callbacks
-            if run.case.state(callback) not in ("success", "failed")
-        ]
+        left = [callback for callback in run.case.callbacks if run.case.state(callback) not in ("success", "failed")]
         held = any(run.case.holds_slot(callback.id) for callback in run.case.callbacks)
         if run.case.disturbed or run.scheduler_died or left or held:
             env.repair()

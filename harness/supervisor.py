@@ -68,9 +68,7 @@ class ManagedProcess:
                 f"The exit status of {self.name} (pid {self.pid}) is lost because the guardian of "
                 f"{supervisor.folder} ended unexpectedly; see {supervisor.guardian_log}."
             )
-        raise BoundReached(
-            f"{self.name} (pid {self.pid}) did not end within {timeout:g} s ({reason}); see {self.log}."
-        )
+        raise BoundReached(f"{self.name} (pid {self.pid}) did not end within {timeout:g} s ({reason}); see {self.log}.")
 
     def kill_tree(self) -> list[int]:
         """SIGKILL it and its current descendants, all stopped first; returns their pids, does not wait."""
@@ -131,12 +129,8 @@ class Supervisor:
         self._write_owner(None)
         self._socket, theirs = socket.socketpair()
         _supervisors.add(self)
-        self._socket.setsockopt(
-            socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(ANSWER_BOUND), 0)
-        )
-        outer = {
-            name: value for name, value in os.environ.items() if name not in (RUN_VARIABLE, FOLDER_VARIABLE)
-        }
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(ANSWER_BOUND), 0))
+        outer = {name: value for name, value in os.environ.items() if name not in (RUN_VARIABLE, FOLDER_VARIABLE)}
         with theirs, self.guardian_log.open("ab") as log:
             self.guardian = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_GUARDIAN), str(theirs.fileno()), str(self.folder)],
@@ -250,9 +244,7 @@ class Supervisor:
         draft.write_text(json.dumps(owner))
         draft.replace(self.folder / OWNER_FILE)  # at no moment half written, for a sweep beside us
 
-    def _request(
-        self, request: dict[str, Any], bound: float, process: ManagedProcess | None = None
-    ) -> dict[str, Any]:
+    def _request(self, request: dict[str, Any], bound: float, process: ManagedProcess | None = None) -> dict[str, Any]:
         number = next(self._ids)
         if process is not None:
             self._spawning[number] = process
@@ -260,13 +252,9 @@ class Supervisor:
             with self._send_lock:
                 self._socket.sendall(json.dumps({"id": number, **request}).encode() + b"\n")
         except OSError as error:
-            raise HarnessError(
-                f"The guardian of {self.folder} is gone ({error}); see {self.guardian_log}."
-            ) from None
+            raise HarnessError(f"The guardian of {self.folder} is gone ({error}); see {self.guardian_log}.") from None
         with self.changed:
-            self.changed.wait_for(
-                lambda: number in self._answers or not self._reader.is_alive() or self.lost, bound
-            )
+            self.changed.wait_for(lambda: number in self._answers or not self._reader.is_alive() or self.lost, bound)
             if number in self._answers:
                 return self._answers.pop(number)
         if self.lost:

@@ -106,9 +106,7 @@ class CallbackView:
         """Requests to the Execution API on the callback's behalf: by path, by token, or by process."""
         mine = []
         pids: set[int] = {event["ppid"] for event in self.effects} | {event["pid"] for event in self.effects}
-        requests = [
-            event for event in self.history.of("wire", api="execution") if event["phase"] == "request"
-        ]
+        requests = [event for event in self.history.of("wire", api="execution") if event["phase"] == "request"]
         for event in requests:
             claims = ((event.get("token") or {}).get("claims")) or {}
             if self.id in event["path"] or claims.get("sub") == self.id:
@@ -116,19 +114,12 @@ class CallbackView:
                 if event.get("pid"):
                     pids.add(event["pid"])
         first, last = self.submitted["t"], self._end()
-        others = {view.id for view in self.history.callbacks} | {
-            ti["id"] for ti in self.history.of("task_row")
-        }
+        others = {view.id for view in self.history.callbacks} | {ti["id"] for ti in self.history.of("task_row")}
         others.discard(self.id)
         for event in requests:
             claims = ((event.get("token") or {}).get("claims")) or {}
             belongs_elsewhere = claims.get("sub") in others or any(other in event["path"] for other in others)
-            if (
-                event not in mine
-                and event.get("pid") in pids
-                and first <= event["t"] <= last
-                and not belongs_elsewhere
-            ):
+            if event not in mine and event.get("pid") in pids and first <= event["t"] <= last and not belongs_elsewhere:
                 mine.append(event)
         return sorted(mine, key=lambda event: event["seq"])
 
@@ -141,9 +132,7 @@ class CallbackView:
         """The answers to some requests."""
         numbers = {event["seq"] for event in requests}
         return [
-            event
-            for event in self.history.of("wire", api="execution", phase="response")
-            if event["seq"] in numbers
+            event for event in self.history.of("wire", api="execution", phase="response") if event["seq"] in numbers
         ]
 
     @cached_property
@@ -166,17 +155,12 @@ class CallbackView:
     def holds_slot(self, slots: Event) -> bool:
         """Whether an executor counts the callback in a ``slots`` event."""
         return any(
-            self.id in executor["running"] or self.id in executor["queued"]
-            for executor in slots["executors"].values()
+            self.id in executor["running"] or self.id in executor["queued"] for executor in slots["executors"].values()
         )
 
     def story(self, limit: int = 6) -> tuple[str, ...]:
         """The most telling lines about the callback, for evidence."""
-        lines = [
-            line(row, "old", "new", "output")
-            for row in self.rows
-            if row["new"] not in ("scheduled", "pending")
-        ]
+        lines = [line(row, "old", "new", "output") for row in self.rows if row["new"] not in ("scheduled", "pending")]
         lines += [line(event, "what", "pid") for event in self.effects]
         lines += [line(event, "state", "key_type", "info") for event in self.events]
         lines += [line(event, "name", "victim", "pids") for event in self.history.of("fault")]
@@ -186,7 +170,7 @@ class CallbackView:
             for event in [*self.history.of("rest"), *self.history.of("bound")]
             if self.id in str(event.get("states", ""))
         ]
-        return tuple([*lines[-limit + len(rest[-1:]) :], *rest[-1:]])
+        return (*lines[-limit + len(rest[-1:]) :], *rest[-1:])
 
 
 class HistoryView:

@@ -354,9 +354,7 @@ class WireRecorder(ListeningThread):
 
     # --- events ---
 
-    def _note_response(
-        self, flight: _Flight, status: int, headers: CIMultiDict[str], body: bytes, by: str
-    ) -> None:
+    def _note_response(self, flight: _Flight, status: int, headers: CIMultiDict[str], body: bytes, by: str) -> None:
         token = headers.get("Refreshed-API-Token")
         fields: dict[str, Any] = {
             "status": status,

@@ -40,9 +40,7 @@ def succeed(probe: str | None = None, **kwargs: Any) -> str:
 
 def with_context(context: Any, probe: str | None = None, **kwargs: Any) -> None:
     """Accept the context, and report what it holds."""
-    report(
-        "enter", probe, kwargs=kwargs, context=sorted(context) if isinstance(context, dict) else repr(context)
-    )
+    report("enter", probe, kwargs=kwargs, context=sorted(context) if isinstance(context, dict) else repr(context))
     report("return", probe)
 
 
@@ -57,9 +55,7 @@ class Notifier:
 
     def __init__(self, probe: str | None = None, **kwargs: Any) -> None:
         self.probe = probe
-        report(
-            "instantiate", probe, kwargs={name: value for name, value in kwargs.items() if name != "context"}
-        )
+        report("instantiate", probe, kwargs={name: value for name, value in kwargs.items() if name != "context"})
 
     def __call__(self, context: Any = None) -> None:
         """What core calls, with the context."""

@@ -30,21 +30,15 @@ RESULT = "conformance"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The ``--conformance-…`` options."""
     group = parser.getgroup("conformance", "conformance of Airflow executors")
-    group.addoption(
-        "--conformance-backend", metavar="NAME[,NAME]", help="only these environments (default: all)"
-    )
-    group.addoption(
-        "--conformance-executor", metavar="PATH", help="the executor class to put into the environment"
-    )
+    group.addoption("--conformance-backend", metavar="NAME[,NAME]", help="only these environments (default: all)")
+    group.addoption("--conformance-executor", metavar="PATH", help="the executor class to put into the environment")
     group.addoption(
         "--conformance-level",
         choices=("core", "extended", "provisional"),
         default="extended",
         help="the highest level of clauses to decide (default: extended, which is core and extended)",
     )
-    group.addoption(
-        "--conformance-report", metavar="DIR", default="conformance-report", help="folder of the report"
-    )
+    group.addoption("--conformance-report", metavar="DIR", default="conformance-report", help="folder of the report")
     group.addoption(
         "--conformance-database",
         metavar="KIND",
@@ -52,17 +46,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="sqlite, postgres, or a postgresql:// address",
     )
     group.addoption("--conformance-substrate", choices=("process", "docker", "cluster"), default="process")
-    group.addoption(
-        "--conformance-broker", metavar="BROKER", help="filesystem, redis, rabbitmq, or an address"
-    )
+    group.addoption("--conformance-broker", metavar="BROKER", help="filesystem, redis, rabbitmq, or an address")
     group.addoption("--conformance-expectations", metavar="FILE", help="known failures, strictly")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
-    config.addinivalue_line(
-        "markers", "conformance(*clauses, smoke=False): a case that decides these clauses"
-    )
+    config.addinivalue_line("markers", "conformance(*clauses, smoke=False): a case that decides these clauses")
 
 
 class ConformanceState:
@@ -92,9 +82,7 @@ class ConformanceState:
             if len(chosen) != 1:
                 from executor_conformance.harness.errors import UsageError
 
-                raise UsageError(
-                    "An executor of your own needs one environment; name it with --conformance-backend."
-                )
+                raise UsageError("An executor of your own needs one environment; name it with --conformance-backend.")
             if not hasattr(config, "workerinput"):
                 from executor_conformance.harness.scheduler import check_executor_path
 
@@ -193,12 +181,8 @@ def _check_airflow() -> None:
 def _check_database(kind: str) -> None:
     from executor_conformance.harness.errors import UsageError
 
-    if kind not in ("sqlite", "postgres") and not kind.startswith(
-        ("postgresql://", "postgresql+", "postgres://")
-    ):
-        raise UsageError(
-            f"The database '{kind}' is unknown; give 'sqlite', 'postgres', or a postgresql:// address."
-        )
+    if kind not in ("sqlite", "postgres") and not kind.startswith(("postgresql://", "postgresql+", "postgres://")):
+        raise UsageError(f"The database '{kind}' is unknown; give 'sqlite', 'postgres', or a postgresql:// address.")
 
 
 def _check_folder(folder: Path) -> None:
@@ -271,9 +255,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     state = state_of(metafunc.config)
     subjects = [s for s in state.subjects if marker.kwargs.get("smoke") or not s.variant.smoke]
-    parameters = [
-        pytest.param(s, id=s.label, marks=pytest.mark.xdist_group(s.backend.name)) for s in subjects
-    ]
+    parameters = [pytest.param(s, id=s.label, marks=pytest.mark.xdist_group(s.backend.name)) for s in subjects]
     metafunc.parametrize("case", parameters, indirect=True)
 
 
@@ -316,9 +298,7 @@ def case_id(item: pytest.Item) -> str:
     callspec = getattr(item, "callspec", None)
     subject = _subject_of(item)
     label = subject.label if subject else ""
-    parameters = [part for part in (callspec.id if callspec else "").split("-")]
-    rest = "-".join(parameters)
-    rest = rest.replace(label, "", 1).strip("-")
+    rest = (callspec.id if callspec else "").replace(label, "", 1).strip("-")
     return f"{module}.{function}" + (f"[{rest}]" if rest else "")
 
 
@@ -540,9 +520,7 @@ def _make_report(session: pytest.Session, state: ConformanceState) -> Any:
         for clause, found in case.clauses.items()
     ]
     option = session.config.option
-    complete = not (
-        option.keyword or option.conformance_backend or option.maxfail or session.shouldstop
-    ) and (
+    complete = not (option.keyword or option.conformance_backend or option.maxfail or session.shouldstop) and (
         option.conformance_level != "core" and not any("::" in argument for argument in session.config.args)
     )
     run = RunInfo(

@@ -117,7 +117,8 @@ def test_node_lost_during(case: Case) -> None:
     """during: the whole worker is lost while the callable runs, and a new one is started."""
     if "node" not in case.env.backend.victims:
         raise NotApplicable(
-            "The worker is the scheduler's own process, or the transport does not deliver a lost worker's messages again."
+            "The worker is the scheduler's own process, or the transport does not deliver "
+            "a lost worker's messages again."
         )
     callback = case.submit("hold", expect="terminal")
     entered = case.stop_at(callback, "enter")

@@ -22,9 +22,7 @@ WAYS = {
 
 
 @decides("FAIL-1", "FAIL-2", "FAIL-3", "FAIL-4", "FAIL-5", "CRASH-1")
-@pytest.mark.parametrize(
-    "way", [pytest.param(way, id=way) for way in WAYS if way not in ("raises", "module-missing")]
-)
+@pytest.mark.parametrize("way", [pytest.param(way, id=way) for way in WAYS if way not in ("raises", "module-missing")])
 def test_callable_fails(case: Case, way: str) -> None:
     """The row ends FAILED, tells why, and the environment goes on."""
     _fail(case, way)

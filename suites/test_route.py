@@ -32,9 +32,7 @@ def test_callback_before_task(case: Case) -> None:
     full, closed = [20, 20], [PARALLELISM + 2, slots - 1]
     fillers = [case.submit("hold", role="filler") for _ in range(slots if by_worker else slots - 1)]
     holds = [case.stop_at(filler, "enter") for filler in fillers]
-    case.until(
-        lambda: all(hold.reached for hold in holds), "full slots", parallelism=full if by_worker else None
-    )
+    case.until(lambda: all(hold.reached for hold in holds), "full slots", parallelism=full if by_worker else None)
     contender = case.submit("succeed")
     run = case.run_dag("conformance_task_succeeds")
     case.env.sink("note", what="contention", callback=contender.id, task=run.run_id)

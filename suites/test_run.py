@@ -47,9 +47,7 @@ def test_kwargs(case: Case, kwargs: str) -> None:
         "typed": TYPED,
     }
     if kwargs == "typed" and case.env.edition == "claimless":
-        raise NotApplicable(
-            "The edition stores kwargs as JSON, without an encoding for datetime, set and UUID."
-        )
+        raise NotApplicable("The edition stores kwargs as JSON, without an encoding for datetime, set and UUID.")
     case.submit("succeed", values[kwargs])
     case.settle()
 
@@ -85,9 +83,7 @@ def test_log(case: Case) -> None:
     case.settle()
     queued = case.env.history.of("workload", key=callback.id)
     log_path = str(queued[0]["log_path"]) if queued else ""
-    files = (
-        [path for path in case.env.folder.glob(f"*logs*/{log_path}*") if path.is_file()] if log_path else []
-    )
+    files = [path for path in case.env.folder.glob(f"*logs*/{log_path}*") if path.is_file()] if log_path else []
     found = [path for path in files if words in path.read_text("utf-8", "replace")]
     case.env.sink(
         "probe",

@@ -71,9 +71,7 @@ def load(tmp_path: Path, text: str) -> Catalogue:
 def test_every_clause_of_the_contract_is_there_in_numeric_order(contract: Catalogue) -> None:
     assert [group.id for group in contract.groups] == list(SIZES)
     for group, size in SIZES.items():
-        assert [clause.id for clause in contract.in_group(group)] == [
-            f"{group}-{n}" for n in range(1, size + 1)
-        ]
+        assert [clause.id for clause in contract.in_group(group)] == [f"{group}-{n}" for n in range(1, size + 1)]
     assert len(contract.clauses) == sum(SIZES.values())
 
 

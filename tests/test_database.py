@@ -147,9 +147,7 @@ def test_journal_on_the_tables_of_airflow(migrated: Database) -> None:
             ("edge_job", str(callback_id), "queued", "running", "w"),
             ("edge_job", str(callback_id), "running", None, "w"),
         ]
-    writer.execute(
-        "CREATE TABLE celery_taskmeta (id INTEGER PRIMARY KEY, task_id VARCHAR(155), status VARCHAR(50))"
-    )
+    writer.execute("CREATE TABLE celery_taskmeta (id INTEGER PRIMARY KEY, task_id VARCHAR(155), status VARCHAR(50))")
     assert "celery_taskmeta" in journal.install()
     assert journal.install() == journal.install()
     writer.execute("INSERT INTO celery_taskmeta VALUES (1, 'x', 'PENDING')")
@@ -239,9 +237,7 @@ def test_entry_that_is_committed_late_is_not_lost(local_postgres: Database) -> N
 
 
 @pytest.mark.slow
-def test_local_postgres_ends_with_its_folder(
-    local_postgres: Database, cache: dict[str, str], tmp_path: Path
-) -> None:
+def test_local_postgres_ends_with_its_folder(local_postgres: Database, cache: dict[str, str], tmp_path: Path) -> None:
     began = time.monotonic()
     made = make_database("postgres", tmp_path, cache)
     assert time.monotonic() - began < 10.0
@@ -279,9 +275,7 @@ def test_given_address_gets_databases_of_its_own(
     admin.close()
 
 
-@pytest.mark.parametrize(
-    "address", ["postgresql://u:secret@127.0.0.1:{port}/db", "postgres://127.0.0.1:{port}"]
-)
+@pytest.mark.parametrize("address", ["postgresql://u:secret@127.0.0.1:{port}/db", "postgres://127.0.0.1:{port}"])
 def test_unreachable_address_is_one_sentence(address: str, tmp_path: Path) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # bound but not listening: refuses

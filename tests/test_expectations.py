@@ -27,9 +27,7 @@ def load(tmp_path: Path, text: str) -> Expectations:
     return load_expectations(path, load_catalogue(), TODAY)
 
 
-def problems(
-    tmp_path: Path, text: str, *results: tuple[str, str, str, str], complete: bool = True
-) -> list[str]:
+def problems(tmp_path: Path, text: str, *results: tuple[str, str, str, str], complete: bool = True) -> list[str]:
     return load(tmp_path, text).problems(results, complete=complete)
 
 
@@ -59,9 +57,7 @@ def test_what_is_not_listed_stays_a_failure(tmp_path: Path, subject: str, case: 
 
 def test_a_listed_finding_stays_a_finding_that_is_marked(tmp_path: Path) -> None:
     text = ENTRY.replace("CRASH-1", "TOKEN-2")
-    [decision] = load(tmp_path, text).apply(
-        "local", "x", [Decision("TOKEN-2", Verdict.FINDING, "It answered 200.")]
-    )
+    [decision] = load(tmp_path, text).apply("local", "x", [Decision("TOKEN-2", Verdict.FINDING, "It answered 200.")])
     assert decision.verdict is Verdict.FINDING
     assert decision.reason == "It answered 200."
     assert decision.data["listed"] is True
@@ -82,9 +78,7 @@ def test_patterns_and_lists_with_brackets_taken_literally(tmp_path: Path) -> Non
 
 
 def test_a_listed_failure_that_fails_is_no_problem(tmp_path: Path) -> None:
-    assert (
-        problems(tmp_path, ENTRY, ("local", "a", "CRASH-1", "known"), ("local", "b", "RUN-1", "pass")) == []
-    )
+    assert problems(tmp_path, ENTRY, ("local", "a", "CRASH-1", "known"), ("local", "b", "RUN-1", "pass")) == []
     assert problems(tmp_path, ENTRY, ("local", "a", "CRASH-1", "fail")) == []
 
 
@@ -103,10 +97,7 @@ def test_every_matched_cell_must_fail(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verdict", ["not applicable", "unavailable", "unsupported", "error"])
 def test_undecided_cells_are_ignored(tmp_path: Path, verdict: str) -> None:
     assert problems(tmp_path, ENTRY, ("local", "a", "CRASH-1", verdict)) == []
-    assert (
-        problems(tmp_path, ENTRY, ("local", "a", "CRASH-1", verdict), ("local", "b", "CRASH-1", "known"))
-        == []
-    )
+    assert problems(tmp_path, ENTRY, ("local", "a", "CRASH-1", verdict), ("local", "b", "CRASH-1", "known")) == []
 
 
 def test_an_entry_that_matches_nothing_is_a_problem_of_a_complete_run_only(tmp_path: Path) -> None:
@@ -126,9 +117,7 @@ def test_an_entry_past_its_date_is_a_problem_and_one_on_its_date_is_not(tmp_path
 def test_unlisted_findings_are_told_once_per_clause(tmp_path: Path) -> None:
     cells = [("local", "a", "TOKEN-2", "finding"), ("local", "b", "TOKEN-2", "finding")]
     [problem] = problems(tmp_path, "", *cells)
-    assert problem.startswith(
-        "A platform finding that is not written down: local breaks TOKEN-2 in a, b; list it in "
-    )
+    assert problem.startswith("A platform finding that is not written down: local breaks TOKEN-2 in a, b; list it in ")
     assert problems(tmp_path, ENTRY.replace("CRASH-1", "TOKEN-2"), *cells) == []
 
 

@@ -48,9 +48,7 @@ def case(case_id: str = "c", subject: str = "local", **verdicts: Verdict) -> Cas
     )
 
 
-def report(
-    *cases: CaseResult, subjects: list[SubjectInfo] | None = None, problems: list[str] | None = None
-) -> Report:
+def report(*cases: CaseResult, subjects: list[SubjectInfo] | None = None, problems: list[str] | None = None) -> Report:
     run = RunInfo(
         tool_version="2026.11.0",
         contract_version="2026.11",
@@ -99,9 +97,7 @@ def test_the_worst_verdict_is_the_cases_and_a_finding_does_not_fail_it() -> None
 def test_a_clause_decided_twice_keeps_its_worst_and_its_listing() -> None:
     decisions = [
         Decision("RUN-1", P, "good"),
-        Decision(
-            "RUN-1", K, "bad", ("e",), {"listed": True, "link": "https://x", "review": "2027-01-31", "pid": 1}
-        ),
+        Decision("RUN-1", K, "bad", ("e",), {"listed": True, "link": "https://x", "review": "2027-01-31", "pid": 1}),
         Decision("RUN-1", P, "good"),
     ]
     assert clause_results(decisions) == {
@@ -145,9 +141,7 @@ def test_a_report_is_written_and_read_back(tmp_path: Path) -> None:
     assert path.name == "report.json"
     assert load_report(path) == original
     assert load_report(path.parent) == original
-    assert json.loads(path.read_text("utf-8"))["summary"] == {
-        "local": {"RUN": {"pass": 1}, "CRASH": {"fail": 1}}
-    }
+    assert json.loads(path.read_text("utf-8"))["summary"] == {"local": {"RUN": {"pass": 1}, "CRASH": {"fail": 1}}}
     assert sorted(file.name for file in path.parent.iterdir()) == ["report.json", "summary.md"]
 
 
@@ -190,9 +184,7 @@ def test_an_unwritable_folder_is_refused(tmp_path: Path) -> None:
         write_report(report(), tmp_path / "file")
 
 
-def test_a_failed_write_leaves_the_old_report_and_no_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_report_and_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = report(case(RUN_1=P))
     write_report(old, tmp_path)
 

@@ -158,9 +158,7 @@ def test_stop_is_bounded_with_a_guardian_that_hangs(
 )
 def test_nothing_survives_the_harness(harness: Any, number: int, how: str) -> None:
     process, folder, pids = harness("env", how)
-    forks = [
-        child for child in psutil.Process(process.pid).children() if "guardian.py" not in str(child.cmdline())
-    ]
+    forks = [child for child in psutil.Process(process.pid).children() if "guardian.py" not in str(child.cmdline())]
     assert len(forks) == (how == "fork")
     try:
         process.send_signal(number)
@@ -335,9 +333,7 @@ def test_births_and_deaths_are_recorded(supervisor: Supervisor) -> None:
         "ppid": supervisor.guardian_pid,
         "title": title,
     }
-    assert [(event["what"], event["pid"], event["ppid"]) for event in events[1:]] == [
-        ("born", child, process.pid)
-    ]
+    assert [(event["what"], event["pid"], event["ppid"]) for event in events[1:]] == [("born", child, process.pid)]
     info = watcher.snapshot()[process.pid]
     assert (info.ppid, info.title, info.started) == (supervisor.guardian_pid, title, process.started)
     assert info.state in "SR"

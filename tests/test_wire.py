@@ -217,9 +217,7 @@ def test_forwarding_is_byte_exact(recorder: WireRecorder, upstream: Upstream) ->
 
 
 @pytest.mark.parametrize(("path", "status"), [("/missing", 404), ("/moved", 307), ("/nothing", 204)])
-def test_statuses_pass(
-    client: httpx.Client, upstream: Upstream, history: History, path: str, status: int
-) -> None:
+def test_statuses_pass(client: httpx.Client, upstream: Upstream, history: History, path: str, status: int) -> None:
     through, direct = client.get(path), httpx.get(upstream.url + path, trust_env=False)
     assert through.status_code == direct.status_code == status
     assert through.content == direct.content
@@ -261,9 +259,7 @@ def test_tokens_are_recorded_by_claims_and_fingerprint(client: httpx.Client, his
     assert history.of("wire", phase="response", seq=1)[0]["refreshed"] == bare["token"]
 
 
-def test_requests_and_rule_share_what_is_known(
-    recorder: WireRecorder, client: httpx.Client, history: History
-) -> None:
+def test_requests_and_rule_share_what_is_known(recorder: WireRecorder, client: httpx.Client, history: History) -> None:
     rule = recorder.add_rule(WireRule(Delay(0), match=lambda request: request.api == "execution"))
     client.get("/execution/task-instances/0199c9a2-0000-7000-8000-000000000001/tries/3?q=1", headers=BEARER)
     request = rule.wait_hit(SECONDS)
@@ -343,9 +339,7 @@ def test_answer(recorder: WireRecorder, client: httpx.Client, upstream: Upstream
     assert (event["status"], event["by"], event["body_detail"]) == (503, "rule", '{"detail": "busy"}')
 
 
-def test_drop_request(
-    recorder: WireRecorder, client: httpx.Client, upstream: Upstream, history: History
-) -> None:
+def test_drop_request(recorder: WireRecorder, client: httpx.Client, upstream: Upstream, history: History) -> None:
     recorder.add_rule(WireRule(DropRequest(), times=1))
     with pytest.raises(httpx.NetworkError):
         client.get("/x")
@@ -355,9 +349,7 @@ def test_drop_request(
     assert client.get("/x").status_code == 201
 
 
-def test_drop_response(
-    recorder: WireRecorder, client: httpx.Client, upstream: Upstream, history: History
-) -> None:
+def test_drop_response(recorder: WireRecorder, client: httpx.Client, upstream: Upstream, history: History) -> None:
     recorder.add_rule(WireRule(DropResponse()))
     with pytest.raises(httpx.NetworkError):
         client.put("/x", content=b"1")
@@ -376,9 +368,7 @@ def test_skip_times_and_order(recorder: WireRecorder, client: httpx.Client) -> N
     assert [request.seq for request in second.hits] == [1, 4]
 
 
-def test_error_of_a_condition_is_recorded(
-    recorder: WireRecorder, client: httpx.Client, history: History
-) -> None:
+def test_error_of_a_condition_is_recorded(recorder: WireRecorder, client: httpx.Client, history: History) -> None:
     recorder.add_rule(WireRule(Hold(), match=lambda request: {}[TOKEN]))
     assert client.get("/x").status_code == 201
     (event,) = history.of("wire", action="rule-error")
@@ -391,9 +381,7 @@ def test_wait_hit_says_what_was_waited_for(recorder: WireRecorder) -> None:
         rule.wait_hit(0.01)
 
 
-def test_refuse_and_accept(
-    recorder: WireRecorder, client: httpx.Client, upstream: Upstream, history: History
-) -> None:
+def test_refuse_and_accept(recorder: WireRecorder, client: httpx.Client, upstream: Upstream, history: History) -> None:
     url, rule = recorder.url, recorder.add_rule(WireRule(Hold(), path="/held"))
     client.get("/x")
     call = Call(lambda: client.get("/held"))
@@ -505,9 +493,7 @@ for _ in range(2):
 
 def test_pid_of_a_subprocess(upstream: Upstream, history: History) -> None:
     children: list[int] = []
-    recorder = WireRecorder(
-        "edge", upstream.url, history.append, keyed_fingerprint(), lambda: [os.getpid(), *children]
-    )
+    recorder = WireRecorder("edge", upstream.url, history.append, keyed_fingerprint(), lambda: [os.getpid(), *children])
     recorder.start()
     rule = recorder.add_rule(WireRule(Hold(), times=1))
     with subprocess.Popen([sys.executable, "-c", "input();" + SENDER, str(recorder.port)], stdin=-1) as child:
@@ -584,6 +570,4 @@ def test_routes_and_redaction() -> None:
 def test_many_connections_at_once(recorder: WireRecorder, client: httpx.Client, history: History) -> None:
     calls = [Call(lambda number=number: client.get(f"/n/{number}")) for number in range(40)]
     assert [call.result().status_code for call in calls] == [201] * 40
-    assert {event["path"] for event in history.of("wire", phase="response")} == {
-        f"/n/{number}" for number in range(40)
-    }
+    assert {event["path"] for event in history.of("wire", phase="response")} == {f"/n/{number}" for number in range(40)}

@@ -44,7 +44,10 @@ class CeleryBackend(Backend):
     def missing(cls, options: Options) -> str | None:
         """The celery provider, and the broker that was asked for."""
         if importlib.util.find_spec("airflow.providers.celery") is None:
-            return "the provider apache-airflow-providers-celery is not installed (pip install 'airflow-executor-conformance[celery]')"
+            return (
+                "the provider apache-airflow-providers-celery is not installed; "
+                "install it with pip install 'airflow-executor-conformance[celery]'"
+            )
         if options.substrate == "docker" and options.broker is None:
             return check_choice("redis")
         return check_choice(options.broker)
@@ -143,9 +146,7 @@ class CeleryBackend(Backend):
 
         if self.site.env["AIRFLOW__CELERY__RESULT_BACKEND"].startswith("db+sqlite"):
             try:
-                with sqlite3.connect(
-                    f"file:{self.site.folder / 'celery-results.db'}?mode=ro", uri=True
-                ) as results:
+                with sqlite3.connect(f"file:{self.site.folder / 'celery-results.db'}?mode=ro", uri=True) as results:
                     rows = results.execute(
                         "SELECT status FROM celery_taskmeta WHERE task_id = ?", (task_id,)
                     ).fetchall()

@@ -105,9 +105,7 @@ class GivenBroker(Broker):
     def __init__(self, url: str) -> None:
         self.url = url
         parts = urllib.parse.urlsplit(url)
-        self.label = (
-            f"{parts.scheme} at {parts.hostname}:{parts.port or _default_port(parts.scheme)} (address given)"
-        )
+        self.label = f"{parts.scheme} at {parts.hostname}:{parts.port or _default_port(parts.scheme)} (address given)"
 
     def start(self) -> None:
         """Check that something answers."""
@@ -143,9 +141,7 @@ class LocalServer(Broker):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
-        self.url = (
-            f"redis://127.0.0.1:{self.port}/0" if scheme == "redis" else f"amqp://127.0.0.1:{self.port}//"
-        )
+        self.url = f"redis://127.0.0.1:{self.port}/0" if scheme == "redis" else f"amqp://127.0.0.1:{self.port}//"
         self.label = f"{BINARIES[scheme]} of this machine"
 
     def start(self) -> None:
@@ -187,9 +183,7 @@ class LocalServer(Broker):
                 return
             except OSError:
                 if not process.alive:
-                    raise HarnessError(
-                        f"{BINARIES[self.scheme]} ended at its start: {process.log_tail(3)}"
-                    ) from None
+                    raise HarnessError(f"{BINARIES[self.scheme]} ended at its start: {process.log_tail(3)}") from None
                 if time.monotonic() > deadline:
                     raise HarnessError(
                         f"{BINARIES[self.scheme]} does not listen after {LIMITS.worker_start:g} s."
@@ -282,7 +276,9 @@ def check_choice(choice: str | None) -> str | None:
         )
     if find_binary(scheme) or has_docker():
         return None
-    return f"neither {BINARIES[scheme]} nor a docker engine is on this machine; install one or give the broker's address"
+    return (
+        f"neither {BINARIES[scheme]} nor a docker engine is on this machine; install one or give the broker's address"
+    )
 
 
 def make_broker(choice: str | None, folder: Path, supervisor: Supervisor, env: dict[str, str]) -> Broker:

@@ -117,9 +117,7 @@ def commands(cls: Any, path: str) -> dict[str, Any]:
     core = {command.name for command in cli_config.core_commands}
     parser = getattr(cli_parser, "get_parser", None)
     return {
-        "commands": [
-            {"name": getattr(group, "name", repr(group)), "type": type(group).__name__} for group in groups
-        ],
+        "commands": [{"name": getattr(group, "name", repr(group)), "type": type(group).__name__} for group in groups],
         "collides": sorted({getattr(group, "name", "") for group in groups} & core),
         "parser": _attempt(parser) if parser else None,
     }
@@ -148,9 +146,7 @@ def methods(cls: Any) -> dict[str, Any]:
     log = _attempt(executor.get_task_log, ti, 1)
     if "raised" not in log:
         value = executor.get_task_log(ti, 1)
-        log["lists"] = (
-            isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, list) for part in value)
-        )
+        log["lists"] = isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, list) for part in value)
     found["get_task_log"] = log
     found["debug_dump"] = _attempt(executor.debug_dump)
     found["end"] = _attempt(executor.end)
@@ -201,6 +197,21 @@ def routes() -> dict[str, Any]:
     }
 
 
+def _answer(path: str, message: dict[str, Any]) -> dict[str, Any]:
+    op = message["op"]
+    if op == "routes":
+        return routes()
+    if op == "create_run":
+        return seeding.create_dag_run(message["dag_id"])
+    if op == "load":
+        return load(path)
+    module, _, name = path.rpartition(".")
+    cls = getattr(importlib.import_module(module), name)
+    if op == "commands":
+        return commands(cls, path)
+    return {"attributes": attributes, "methods": methods, "offer": offer}[op](cls)
+
+
 def serve(channel: Channel) -> None:
     """Answer inspections until the harness closes the connection."""
     from airflow.settings import configure_orm, dispose_orm
@@ -211,17 +222,7 @@ def serve(channel: Channel) -> None:
     channel.send({"ready": True, "pid": os.getpid()})
     while (message := channel.receive()) is not None:
         try:
-            module, _, name = path.rpartition(".")
-            cls = getattr(importlib.import_module(module), name)
-            answer = {
-                "attributes": lambda: attributes(cls),
-                "load": lambda: load(path),
-                "commands": lambda: commands(cls, path),
-                "methods": lambda: methods(cls),
-                "offer": lambda: offer(cls),
-                "routes": routes,
-                "create_run": lambda: seeding.create_dag_run(message["dag_id"]),
-            }[message["op"]]()
+            answer = _answer(path, message)
         except Exception as error:
             answer = {"failed": f"{type(error).__name__}: {error}", "details": traceback.format_exc()}
         channel.send(answer)

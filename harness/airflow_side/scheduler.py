@@ -37,7 +37,7 @@ class EventRecorder(dict):
             self[key] = value
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        state, info = (value + (None, None))[:2] if isinstance(value, tuple) else (value, None)
+        state, info = (*value, None, None)[:2] if isinstance(value, tuple) else (value, None)
         self.notes.append(
             {
                 "at": time.monotonic(),
@@ -51,6 +51,7 @@ class EventRecorder(dict):
         super().__setitem__(key, value)
 
     def setdefault(self, key: Any, default: Any = None) -> Any:
+        """As of a dict, noting what is put in."""
         if key not in self:
             self[key] = default
         return self[key]
@@ -238,9 +239,7 @@ def serve(channel: Channel) -> None:
             seeding.seed_metadata()
         side = SchedulerSide()
     except Exception as error:
-        channel.send(
-            {"ready": False, "error": f"{type(error).__name__}: {error}", "details": traceback.format_exc()}
-        )
+        channel.send({"ready": False, "error": f"{type(error).__name__}: {error}", "details": traceback.format_exc()})
         raise
     from airflow.configuration import conf
 

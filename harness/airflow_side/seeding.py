@@ -49,9 +49,7 @@ def seed_metadata() -> None:
         raise RuntimeError(f"the conformance bundle does not import: {bag.import_errors}")
     sync_bag_to_db(bag, BUNDLE, None)
     with create_session() as session:
-        session.add(
-            Connection(conn_id="conformance", conn_type="http", host="conformance.example", port=8443)
-        )
+        session.add(Connection(conn_id="conformance", conn_type="http", host="conformance.example", port=8443))
         Variable.set("conformance", "a value", session=session)
     create_dag_run(CALLBACKS_DAG, state="success", run_id=CALLBACKS_DAG)
 

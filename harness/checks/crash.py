@@ -64,9 +64,7 @@ def one_terminal_state(view: HistoryView) -> Found:
     ended = [callback for callback in view.callbacks if callback.terminal]
     for callback in ended:
         assert callback.terminal is not None
-        later = [
-            row for row in callback.rows if row["seq"] > callback.terminal["seq"] and row["new"] is not None
-        ]
+        later = [row for row in callback.rows if row["seq"] > callback.terminal["seq"] and row["new"] is not None]
         if later:
             return Broken(
                 f"The row was {callback.terminal['new'].upper()} and became {later[0]['new'].upper()}",
@@ -86,9 +84,7 @@ def environment_survives(view: HistoryView) -> Found:
         )
     for callback in view.subjects:
         if view.last_slots and callback.holds_slot(view.last_slots):
-            return Broken(
-                "The callback still takes a slot after everything has come to rest", callback.story()
-            )
+            return Broken("The callback still takes a slot after everything has come to rest", callback.story())
     if not view.follow_ups:
         return Undecided("nothing followed the fault in this case")
     for follow_up in view.follow_ups:

@@ -29,9 +29,7 @@ def declared_and_done_agree(view: HistoryView) -> Found:
     if declares and (raised or not taken):
         return Broken(
             f"{executor} declares callbacks and refuses an ExecuteCallback",
-            (
-                f"queue_workload: {raised or 'no exception, but the workload is nowhere'}: {data.get('message', '')}",
-            ),
+            (f"queue_workload: {raised or 'no exception, but the workload is nowhere'}: {data.get('message', '')}",),
         )
     if not declares and not raised and taken:
         return Broken(
@@ -65,9 +63,7 @@ def attributes_are_readable(view: HistoryView) -> Found:
         if found.get("raised") or found["type"] != found["expected"]
     ]
     if wrong:
-        return Broken(
-            "Attributes that core reads from the class are missing or of another type", tuple(wrong)
-        )
+        return Broken("Attributes that core reads from the class are missing or of another type", tuple(wrong))
     return Kept(f"{len(data)} attributes")
 
 
@@ -96,9 +92,7 @@ def commands_merge(view: HistoryView) -> Found:
     if data.get("raised"):
         return Broken("get_cli_commands() raises", (f"{data['raised']}: {data['message']}",))
     foreign = [
-        f"{command['name']} is a {command['type']}"
-        for command in data["commands"]
-        if command["type"] != "GroupCommand"
+        f"{command['name']} is a {command['type']}" for command in data["commands"] if command["type"] != "GroupCommand"
     ]
     if foreign:
         return Broken("get_cli_commands() returns something else than GroupCommand objects", tuple(foreign))
@@ -120,8 +114,7 @@ def methods_are_implemented(view: HistoryView) -> Found:
     wrong = [
         f"{name}() raises {found['raised']}{': ' + found['message'] if found['message'] else ''}"
         for name, found in data.items()
-        if found.get("raised") == "NotImplementedError"
-        or (found.get("raised") and name in ("end", "end again"))
+        if found.get("raised") == "NotImplementedError" or (found.get("raised") and name in ("end", "end again"))
     ]
     if data["get_task_log"].get("lists") is False:
         wrong.append(f"get_task_log returns {data['get_task_log']['returned']}, not two lists")

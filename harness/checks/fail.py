@@ -17,9 +17,7 @@ def row_ends_failed(view: HistoryView) -> Found:
     """The row ended FAILED."""
     for callback in _failing(view):
         if callback.final != "failed":
-            return Broken(
-                f"The callable failed and the row is {str(callback.final).upper()}", callback.story()
-            )
+            return Broken(f"The callable failed and the row is {str(callback.final).upper()}", callback.story())
     return Kept() if _failing(view) else Undecided("no callable of this case fails")
 
 

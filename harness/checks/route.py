@@ -34,9 +34,7 @@ def runs_where_its_alias_says(view: HistoryView) -> Found:
                 callback.story(),
             )
         if not callback.reported("enter") or callback.final != "success":
-            return Broken(
-                f"The callback for the alias '{alias}' did not run to success there", callback.story()
-            )
+            return Broken(f"The callback for the alias '{alias}' did not run to success there", callback.story())
     return Kept(f"{len(named)} callbacks, each on its own executor")
 
 
@@ -140,16 +138,14 @@ def events_carry_the_callback_key(view: HistoryView) -> Found:
     earlier = view.header.get("earlier_callbacks", [])
     strangers = [event for event in strangers if event["key"] not in earlier]
     if strangers:
-        return Broken(
-            "An event's key is of no callback that was queued", (line(strangers[0], "key", "state"),)
-        )
+        return Broken("An event's key is of no callback that was queued", (line(strangers[0], "key", "state"),))
     return Kept() if seen else Undecided("the executor emitted no event for a callback")
 
 
 @decides("ROUTE-8")
 def in_flight_is_counted(view: HistoryView) -> Found:
     """While the callable was held at its start, the executor had the key in ``running``."""
-    moments = [event for event in view.of("note", what="in flight")]
+    moments = view.of("note", what="in flight")
     if not moments:
         return Undecided("this case does not look at a callback in flight")
     for moment in moments:

@@ -32,9 +32,7 @@ def runs_in_a_process_of_its_own(view: HistoryView) -> Found:
         for entered in callback.reported("enter")[:1]:
             pid = entered["pid"]
             if pid in view.scheduler_pids:
-                return Broken(
-                    "The callable ran in the scheduler process", (line(entered, "what", "pid", "ppid"),)
-                )
+                return Broken("The callable ran in the scheduler process", (line(entered, "what", "pid", "ppid"),))
             if entered["ppid"] in view.scheduler_pids:
                 return Broken(
                     "The callable ran in a child of the scheduler process without a supervisor",
@@ -56,11 +54,7 @@ def kwargs_arrive_equal(view: HistoryView) -> Found:
     """What the callable received is what was sent."""
     for callback in _healthy(view):
         for entered in callback.reported("enter")[:1]:
-            received = {
-                k: v
-                for k, v in (entered["data"].get("kwargs") or {}).items()
-                if k not in ("context", "probe")
-            }
+            received = {k: v for k, v in (entered["data"].get("kwargs") or {}).items() if k not in ("context", "probe")}
             if digest(received) != callback.submitted["digest"]:
                 return Broken(
                     "The kwargs did not arrive as they were sent",
@@ -83,9 +77,7 @@ def context_where_accepted(view: HistoryView) -> Found:
         if kind in ("with_context", "Notifier", "without_context") and not entered:
             return Broken(f"The callable '{kind}' was not called as its signature asks", callback.story())
         if kind == "with_context" and "dag_run" not in str(entered[0]["data"].get("context")):
-            return Broken(
-                "The callable accepts `context` and did not get one with a Dag run", callback.story()
-            )
+            return Broken("The callable accepts `context` and did not get one with a Dag run", callback.story())
         if kind == "Notifier" and not callback.reported("instantiate"):
             return Broken("The notifier class was not instantiated", callback.story())
         if kind == "Notifier" and "dag_run" not in str(entered[0]["data"].get("context")):
@@ -132,9 +124,7 @@ def connection_and_variable_are_readable(view: HistoryView) -> Found:
                 ),
             )
         if (returned[0]["data"].get("port"), returned[0]["data"].get("value")) != (8443, "a value"):
-            return Broken(
-                "The callable read other values than the metadata holds", (str(returned[0]["data"]),)
-            )
+            return Broken("The callable read other values than the metadata holds", (str(returned[0]["data"]),))
         return Kept()
     return Undecided("no callable of this case reads a Connection")
 
@@ -166,8 +156,6 @@ def supervisor_always_answers(view: HistoryView) -> Found:
             unanswered = view.of("note", what="unanswered")
             if unanswered:
                 waited = unanswered[-1]["waited_s"]
-            return Broken(
-                f"The supervisor did not answer '{question}' within {waited:.1f} s", callback.story()
-            )
+            return Broken(f"The supervisor did not answer '{question}' within {waited:.1f} s", callback.story())
         return Kept(str(answered[0]["data"].get("answer"))[:200])
     return Undecided("no callable of this case asked its supervisor")

@@ -123,9 +123,7 @@ def _wrong_token(view: HistoryView, callback: CallbackView, request: dict[str, A
 @decides("TOKEN-6")
 def execution_token_is_confined(view: HistoryView) -> Found:
     """A callback's execution token acts on no task instance and on no other callback."""
-    return _refused(
-        view, "execution token", "task instances and other callbacks from a callback's execution token"
-    )
+    return _refused(view, "execution token", "task instances and other callbacks from a callback's execution token")
 
 
 @decides("TOKEN-9")

@@ -78,10 +78,7 @@ def _matrix(report: Report) -> str:
     if not rows:
         return "No subject was run."
     head = ["Subject", *report.groups]
-    cells = [
-        [escape(row.subject), *(escape(cell_text(row.squares[group])) for group in report.groups)]
-        for row in rows
-    ]
+    cells = [[escape(row.subject), *(escape(cell_text(row.squares[group])) for group in report.groups)] for row in rows]
     note = "Each square counts decisions, a decision being one clause in one case."
     return f"{_table(head, cells)}\n\n{note}"
 

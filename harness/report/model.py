@@ -118,9 +118,7 @@ class Report:
     @property
     def labels(self) -> list[str]:
         """The labels of all subjects, in their order."""
-        return list(
-            dict.fromkeys([*(info.label for info in self.subjects), *(case.subject for case in self.cases)])
-        )
+        return list(dict.fromkeys([*(info.label for info in self.subjects), *(case.subject for case in self.cases)]))
 
     @property
     def groups(self) -> list[str]:
@@ -214,9 +212,7 @@ def clause_results(decisions: Iterable[Decision]) -> dict[str, ClauseResult]:
         }
         if decision.data.get("listed"):
             result["listed"] = True
-            result.update(
-                {name: str(decision.data[name]) for name in ("review", "link") if decision.data.get(name)}
-            )
+            result.update({name: str(decision.data[name]) for name in ("review", "link") if decision.data.get(name)})
         found[decision.clause] = result
     return found
 
@@ -245,9 +241,7 @@ def digest(content: Mapping[str, Any]) -> str:
 
 
 def _verdicts_in(case: CaseResult, group: str) -> list[Verdict]:
-    return [
-        Verdict(result["verdict"]) for clause, result in case.clauses.items() if group_of(clause) == group
-    ]
+    return [Verdict(result["verdict"]) for clause, result in case.clauses.items() if group_of(clause) == group]
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,7 @@ def control_failures(cases: Iterable[CaseResult]) -> dict[str, str]:
     for case in cases:
         result = case.clauses.get(CONTROL_CLAUSE)
         if result and result["verdict"] == Verdict.FAIL:
-            failed.setdefault(
-                case.subject, result["reason"] or case.reason or f"{CONTROL_CLAUSE} in {case.id}"
-            )
+            failed.setdefault(case.subject, result["reason"] or case.reason or f"{CONTROL_CLAUSE} in {case.id}")
     return failed
 
 

@@ -36,8 +36,7 @@ def write_report(report: Report, folder: Path) -> Path:
         _replace(folder / REPORT_NAME, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise UsageError(
-            f"The report cannot be written to {folder} ({error.strerror or error}); "
-            "give a folder that is writable."
+            f"The report cannot be written to {folder} ({error.strerror or error}); give a folder that is writable."
         ) from None
     return folder / REPORT_NAME
 
@@ -52,27 +51,18 @@ def load_report(path: Path) -> Report:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"The report {path} cannot be read ({error}); give the path of a report.json."
-        ) from None
+        raise UsageError(f"The report {path} cannot be read ({error}); give the path of a report.json.") from None
     except (ValueError, RecursionError) as error:
-        raise UsageError(
-            f"The report {path} is no JSON ({error}); it was truncated or edited, run it again."
-        ) from None
+        raise UsageError(f"The report {path} is no JSON ({error}); it was truncated or edited, run it again.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UsageError(
-            f"The file {path} does not say that it is of the format {FORMAT}, so it is no report."
-        )
+        raise UsageError(f"The file {path} does not say that it is of the format {FORMAT}, so it is no report.")
     if content.get("version") != FORMAT_VERSION:
         raise UsageError(
-            f"The report {path} has format version {content.get('version')!r}; "
-            f"this tool reads {FORMAT_VERSION}."
+            f"The report {path} has format version {content.get('version')!r}; this tool reads {FORMAT_VERSION}."
         )
     problem = _schema_problem(content)
     if problem:
-        raise UsageError(
-            f"The report {path} is not valid at {problem}; it is not of this tool or was edited."
-        )
+        raise UsageError(f"The report {path} is not valid at {problem}; it is not of this tool or was edited.")
     if content["digest"] != digest(content):
         raise UsageError(f"The report {path} was edited: its digest does not fit its content; run it again.")
     return Report.from_dict(content)
@@ -80,11 +70,7 @@ def load_report(path: Path) -> Report:
 
 @functools.lru_cache(maxsize=1)
 def _validator() -> Any:
-    text = (
-        resources.files("executor_conformance.harness.report")
-        .joinpath("report.schema.json")
-        .read_text("utf-8")
-    )
+    text = resources.files("executor_conformance.harness.report").joinpath("report.schema.json").read_text("utf-8")
     return jsonschema.Draft202012Validator(json.loads(text))
 
 

@@ -92,19 +92,14 @@ def _lines(report: Report) -> list[Text]:
     for verdict in (Verdict.FAIL, Verdict.ERROR):
         for (subject, clause), (sentence, cases) in _broken(report, verdict).items():
             where = cases[0] if len(cases) == 1 else f"{cases[0]} and {len(cases) - 1} more"
-            text = (
-                f"{SYMBOLS[verdict]} {subject} {clause}".rstrip()
-                + f" {verdict.value.upper()}: {sentence} [{where}]"
-            )
+            text = f"{SYMBOLS[verdict]} {subject} {clause}".rstrip() + f" {verdict.value.upper()}: {sentence} [{where}]"
             lines.append(Text(text, style=STYLES[verdict]))
     for info in report.subjects:
         if info.unavailable:
             text = f"{SYMBOLS[Verdict.UNAVAILABLE]} {info.label} unavailable: {info.unavailable}"
             lines.append(Text(text, style=STYLES[Verdict.UNAVAILABLE]))
     lines += [Text(f"! problem: {problem}", style="bold red") for problem in report.problems]
-    totals = (
-        ", ".join(f"{number} {verdict}" for verdict, number in report.totals.items()) or "nothing was run"
-    )
+    totals = ", ".join(f"{number} {verdict}" for verdict, number in report.totals.items()) or "nothing was run"
     lines.append(
         Text(
             f"{len(report.cases)} cases: {totals}; Airflow {report.run.airflow_version} "
@@ -131,9 +126,7 @@ def failure_text(case: CaseResult, catalogue: Catalogue) -> str:
     """What a failing case prints: how to reproduce it, the broken clauses, evidence, the history's path."""
     lines = [case.reproduce] if case.reproduce else []
     broken = {
-        clause: result
-        for clause, result in case.clauses.items()
-        if result["verdict"] in (Verdict.FAIL, Verdict.ERROR)
+        clause: result for clause, result in case.clauses.items() if result["verdict"] in (Verdict.FAIL, Verdict.ERROR)
     }
     for clause, result in broken.items():
         lines.append(f"{clause} {result['verdict'].upper()}: {clause_text(clause, catalogue)}")

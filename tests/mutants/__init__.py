@@ -1,0 +1,1 @@
+"""Executors that each break one clause on purpose; the suite must fail exactly that clause."""
