@@ -171,9 +171,11 @@ class EdgeBackend(Backend):
         self.wait_ready()
         return killed
 
-    def repair(self, processes: Mapping[int, ProcessInfo]) -> bool:
-        """A new worker if the old one is gone; jobs left behind are the executor's own to deal with."""
-        if not self.nodes():
+    def repair(self, thorough: bool) -> bool:
+        """A new worker if the old one is gone or suspect; jobs left behind are the executor's own to deal with."""
+        if thorough:
+            self.lose_node()
+        elif not self.nodes():
             self.wait_ready()
         return True
 

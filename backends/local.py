@@ -62,6 +62,6 @@ class LocalBackend(Backend):
         """None: the scheduler's process is the worker."""
         return []
 
-    def repair(self, processes: Mapping[int, ProcessInfo]) -> bool:
+    def repair(self, thorough: bool) -> bool:
         """Killed workers can leave the shared queue locked for good, so the scheduler starts anew."""
         return True

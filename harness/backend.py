@@ -134,8 +134,11 @@ class Backend(ABC):
         """
         raise NotImplementedError(f"the backend {self.name} has no worker apart from the scheduler")
 
-    def repair(self, processes: Mapping[int, ProcessInfo]) -> bool:
-        """Make the worker side whole again after a fault; True if the scheduler must be started anew."""
+    def repair(self, thorough: bool) -> bool:
+        """Make the worker side whole again after a fault; True if the scheduler must be started anew.
+
+        ``thorough``: something still did not work after the fault, so nothing of the worker side is kept.
+        """
         return False
 
     def stop(self) -> None:  # noqa: B027

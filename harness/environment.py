@@ -223,6 +223,11 @@ class Environment:
             except OSError:
                 pass  # not listening yet
             if not self.api_server.alive:
+                if "address already in use" in self.api_server.log_tail(40).lower():
+                    raise HarnessError(
+                        f"Another program took the port {self.server_url.rpartition(':')[2]} before the API server "
+                        "could; run again."
+                    )
                 raise HarnessError(f"The API server ended at its start: {self.api_server.log_tail(5)}")
             if time.monotonic() > deadline:
                 raise BoundReached(f"The API server was not ready within {LIMITS.api_server_start:g} s.")
@@ -309,8 +314,11 @@ class Environment:
             self.executor = executor
             self.start_scheduler()
 
-    def repair(self) -> None:
-        """Bring the environment back to health after a case that disturbed it."""
+    def repair(self, thorough: bool = False) -> None:
+        """Bring the environment back to health after a case that disturbed it.
+
+        :param thorough: something did not work in it afterwards, so the worker side is made anew.
+        """
         self.effects.clear()
         self.wire.clear_rules()
         self.wire.accept()
@@ -320,7 +328,7 @@ class Environment:
             self.sink("scheduler", what="stopped")
         left = self.backend.units(self.processes())
         self.watcher.kill(left)
-        if self.backend.repair(self.processes()) or self.scheduler is None:
+        if self.backend.repair(thorough) or self.scheduler is None:
             self.start_scheduler()
         self.observe()
 

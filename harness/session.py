@@ -158,10 +158,10 @@ class EnvironmentPool:
     def close(self) -> None:
         """Stop everything."""
         self._closed = True
-        for thread in self._starting.values():
-            thread.join(timeout=180)
         for backend in list(self._environments):
-            self.release(backend)
+            self.release(backend)  # one that is still starting is stopped too, and its start then ends by itself
+        for thread in self._starting.values():
+            thread.join(timeout=10)
 
 
 @dataclass
@@ -235,7 +235,7 @@ class Recorder:
         left = [callback for callback in run.case.callbacks if run.case.state(callback) not in ("success", "failed")]
         held = any(run.case.holds_slot(callback.id) for callback in run.case.callbacks)
         if run.case.disturbed or run.scheduler_died or left or held:
-            env.repair()
+            env.repair(thorough=bool(left or held))
         else:
             env.effects.clear()
             env.wire.clear_rules()

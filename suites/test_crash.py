@@ -148,7 +148,7 @@ def test_killed_after_effect(case: Case) -> None:
 def test_idle_workers_killed(case: Case) -> None:
     """start-impossible: the processes that wait for a workload are killed before there is one."""
     if "idle" not in case.env.backend.victims:
-        raise NotApplicable("The environment keeps no idle worker processes.")
+        raise NotApplicable("The environment keeps no idle worker processes, or its transport shares their queue.")
     if not (idle := case.idle_units()):
         raise NotApplicable("The environment keeps no idle worker processes.")
     case.kill(idle, "start-impossible", "idle")
