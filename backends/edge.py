@@ -19,8 +19,9 @@ from executor_conformance.harness.rules import Answer, WireRule
 from executor_conformance.harness.supervisor import ManagedProcess
 
 POLL_S = 1
-ORPHANED_AFTER_S = 12
-"""Longer than a callback may run here, or the executor takes a running job for an orphan."""
+ORPHANED_AFTER_S = 25
+"""Well above what a callback may take here (its timeout, the kill, a loaded machine), or the executor takes a
+running job for an orphan."""
 
 _numbers = itertools.count(1)
 
@@ -177,7 +178,7 @@ class EdgeBackend(Backend):
             self.lose_node()
         elif not self.nodes():
             self.wait_ready()
-        return True
+        return thorough
 
 
 def _is_edge(process: ProcessInfo) -> bool:

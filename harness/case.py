@@ -142,7 +142,7 @@ class Case:
 
     def task_state(self, run: Run, task_id: str) -> str | None:
         """The task instance's state as last seen."""
-        rows = self.env.history.of("task_row", id=run.task_instances[task_id])
+        rows = self.env.history.of("task_row", table="task_instance", id=run.task_instances[task_id])
         return rows[-1]["new"] if rows else None
 
     def holds_slot(self, key: str) -> bool:
@@ -182,8 +182,12 @@ class Case:
         deadline = time.monotonic() + LIMITS.settle
         while not hit():
             self.pump()
-            if watch.at_rest() or time.monotonic() > deadline:
-                self.env.sink("rest", **watch.proof())
+            rest = watch.at_rest()
+            if rest or time.monotonic() > deadline:
+                if rest:
+                    self.env.sink("rest", **watch.proof())
+                else:
+                    self.env.sink("bound", waiting_for=reason, limit_s=LIMITS.settle, **watch.proof())
                 states = {callback.probe: self.state(callback) for callback in self.callbacks}
                 raise BoundReached(f"{reason} was not reached; the rows are {states}.")
             time.sleep(LIMITS.pump_interval)
@@ -357,7 +361,7 @@ class RestWatch:
             if self.case.task_state(run, task) in (None, "none", "scheduled")
         ]
         busy = self._runnable(processes)
-        self._alive = [f"unit {pid}: {processes[pid].title}" for pid in units]
+        self._alive = [] if self.held else [f"unit {pid}: {processes[pid].title}" for pid in units]
         self._alive += [f"in flight: {flight}" for flight in flights] + pending
         states = tuple(self.case.state(callback) for callback in self.callbacks)
         ended = all(state in TERMINAL for state in states) and not self.tasks
@@ -370,7 +374,7 @@ class RestWatch:
             len([1 for event in env.history.of("wire") if event["api"] == "execution"]),
             tuple(self.case.task_state(run, task) for run, task in self.tasks),
         )
-        if mark != self._mark or (self._alive and not self.held) or (busy and not (ended and freed)):
+        if mark != self._mark or self._alive or (busy and not (ended and freed)):
             self._mark, self._since, self._steps = mark, time.monotonic(), env.steps
             return False
         steps = env.steps - self._steps

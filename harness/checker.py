@@ -105,7 +105,11 @@ def _decide(view: HistoryView, clause_id: str, catalogue: Catalogue) -> Decision
         return Decision(clause_id, Verdict.ERROR, f"no check decides {clause_id} yet")
     if view.edition and (why := clause.applies_to(view.edition)):
         return Decision(clause_id, Verdict.NOT_APPLICABLE, why)
-    found = CHECKS[clause_id](view)
+    try:
+        found = CHECKS[clause_id](view)
+    except Exception as error:
+        # A check that breaks on a history it was not written for accuses nobody
+        return Decision(clause_id, Verdict.ERROR, f"the check of {clause_id} broke: {type(error).__name__}: {error}")
     if isinstance(found, Kept):
         return Decision(clause_id, Verdict.PASS, found.reason)
     if isinstance(found, Undecided):

@@ -199,6 +199,7 @@ class Environment:
             # A supervisor waits one heartbeat interval when its child's sockets close late
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
             "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "3",
+            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",  # a held request must not time out while it is held
             "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MIN": "0.1",
             "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "0.4",
             "AIRFLOW__CALLBACKS__CALLBACK_EXECUTION_TIMEOUT": str(LIMITS.callback_execution_timeout),

@@ -94,7 +94,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The history {path} cannot be read ({error}); give the path of a .jsonl file.") from None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, line
 
@@ -126,4 +126,6 @@ def read_history(path: Path) -> StoredHistory:
         raise UsageError(
             f"The history {path} has format version {events[0].get('version')}; this tool reads {FORMAT_VERSION}."
         )
+    if not any(event["kind"] == "end" for event in events):
+        raise UsageError(f"The history {path} is cut off: its case has no end; run the case again.")
     return StoredHistory(events, path)

@@ -8,8 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from executor_conformance.harness.history import Event, History
+from executor_conformance.harness.limits import LIMITS
 
 TERMINAL = ("success", "failed")
+NOTICED_S = 5.0
+"""Seconds after the end of a row within which its executor must have noticed, if nothing came to rest."""
 QUEUED_SCOPE = {"claimless": "workload", "claim": "callback", "claim-idempotent": "workload"}
 """Scope of the token that a callback is queued with, by edition."""
 
@@ -95,17 +98,48 @@ class CallbackView:
 
     @property
     def executions(self) -> int:
-        """How often code of the callable ran: as many times as its most repeated report."""
+        """How often the callable ran: as many times as its most repeated report; an import is no run."""
         counts: dict[str, int] = {}
         for event in self.effects:
-            counts[event["what"]] = counts.get(event["what"], 0) + 1
+            if event["what"] != "import":
+                counts[event["what"]] = counts.get(event["what"], 0) + 1
         return max(counts.values(), default=0)
+
+    @cached_property
+    def proofs(self) -> list[Event]:
+        """Where a wait for the callback ended: its ``rest`` and ``bound`` events."""
+        waits = [event for event in self.history.events if event["kind"] in ("rest", "bound")]
+        return [event for event in waits if self.id in (event.get("states") or {})]
+
+    @property
+    def settled(self) -> bool:
+        """Whether what is missing will not come: the row has ended, or it was waited for in its last state."""
+        return self.final in TERMINAL or any(proof["states"][self.id] == self.final for proof in self.proofs)
+
+    @property
+    def keeps_slot(self) -> bool | None:
+        """Whether an executor counts it although nothing goes on; None if the history cannot tell."""
+        slots = self.history.last_slots
+        if slots is None:
+            # They are noted when they change, so where steps were seen and no slots, the key was never in them
+            others = self.history.of("slots") or self.history.of("scheduler")
+            return False if (self.events or self.workload) and not others else None
+        if not self.holds_slot(slots):
+            return False
+        ended = self.terminal["t"] if self.terminal else None
+        for proof in self.proofs:
+            still = self.id in proof.get("holding_slots", ())
+            if still and (at_rest(proof) or (ended is not None and proof["t"] - ended > NOTICED_S)):
+                return True
+        return None
 
     @cached_property
     def requests(self) -> list[Event]:
         """Requests to the Execution API on the callback's behalf: by path, by token, or by process."""
         mine = []
-        pids: set[int] = {event["ppid"] for event in self.effects} | {event["pid"] for event in self.effects}
+        # The first report of a process names its supervisor; an orphan's later ones name who inherited it
+        parents = {event["pid"]: event.get("ppid") for event in reversed(self.effects)}
+        pids = {*parents, *parents.values()} - {None}
         requests = [event for event in self.history.of("wire", api="execution") if event["phase"] == "request"]
         for event in requests:
             claims = ((event.get("token") or {}).get("claims")) or {}
@@ -113,8 +147,9 @@ class CallbackView:
                 mine.append(event)
                 if event.get("pid"):
                     pids.add(event["pid"])
-        first, last = self.submitted["t"], self._end()
-        others = {view.id for view in self.history.callbacks} | {ti["id"] for ti in self.history.of("task_row")}
+        first, last = (self.workload or self.submitted)["t"], self._end()
+        others = {view.id for view in self.history.callbacks} | self.history.task_instances
+        others |= set(self.history.header.get("earlier_callbacks", ()))
         others.discard(self.id)
         for event in requests:
             claims = ((event.get("token") or {}).get("claims")) or {}
@@ -173,11 +208,19 @@ class CallbackView:
         return (*lines[-limit + len(rest[-1:]) :], *rest[-1:])
 
 
+def at_rest(proof: Event) -> bool:
+    """Whether a ``rest`` or ``bound`` event shows that nothing was alive, for long enough."""
+    return not proof.get("alive") and proof.get("quiet_steps", 0) >= LIMITS.quiet_steps
+
+
 class HistoryView:
-    """A history, indexed for the checks."""
+    """A history, indexed for the checks; what follows its ``end`` is the repair of the environment."""
 
     def __init__(self, history: History) -> None:
         self.events = list(history.events)
+        ends = [index for index, event in enumerate(self.events) if event["kind"] == "end"]
+        if ends:
+            self.events = self.events[: ends[0] + 1]
         self.header = self.events[0]
         self._by_kind: dict[str, list[Event]] = {}
         for event in self.events:
@@ -216,9 +259,25 @@ class HistoryView:
         return self.of("probe", name=name)
 
     @cached_property
+    def slots(self) -> list[Event]:
+        """The slots of the scheduler that is on at the end, oldest first; a dead one's say nothing."""
+        since = max((index for index, event in enumerate(self.events) if event["kind"] == "scheduler"), default=0)
+        return [event for event in self.events[since:] if event["kind"] == "slots"]
+
+    @property
     def last_slots(self) -> Event | None:
         """The slots as last seen."""
-        return next(reversed(self._by_kind.get("slots", [])), None)
+        return self.slots[-1] if self.slots else None
+
+    @cached_property
+    def task_instances(self) -> set[str]:
+        """Ids of the task instances of the case."""
+        made = {ti for run in self.of("note", what="dag run") for ti in run["task_instances"].values()}
+        return made | {row["id"] for row in self.of("task_row", table="task_instance")}
+
+    def task_rows(self, task_instance: str) -> list[Event]:
+        """Transitions of a task instance's row; other tables may hold rows under the same id."""
+        return self.of("task_row", table="task_instance", id=task_instance)
 
     @cached_property
     def scheduler_pids(self) -> set[int]:

@@ -17,21 +17,14 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-from executor_conformance.harness.catalogue import (
-    LEVELS,
-    Catalogue,
-    Clause,
-    Edition,
-    FaultPoint,
-    Group,
-    load_catalogue,
-)
+import pytest
+from executor_conformance.harness.catalogue import LEVELS, Catalogue, Edition, FaultPoint, Group, load_catalogue
 from executor_conformance.harness.errors import ConformanceError, EnvironmentUnavailable, UsageError
 from executor_conformance.harness.report.wording import SYMBOLS
 from executor_conformance.harness.verdicts import DECIDED, Decision, Verdict
@@ -43,6 +36,7 @@ NAME = "executor-conformance"
 DISTRIBUTION = "airflow-executor-conformance"
 PACKAGE = "executor_conformance.suites"
 INTERRUPTED = 130
+ABSENT = "not installed"
 
 
 class Cli(click.Group):
@@ -70,16 +64,12 @@ def main() -> None:
     """
 
 
-# -- the suite's cases, without a run --
-
-
 @dataclass(frozen=True)
 class SuiteCase:
     """A case as its test function declares it; ``id`` is the same in every environment."""
 
     id: str
     function: str
-    parameters: str
     clauses: tuple[str, ...]
     level: str
     smoke: bool
@@ -88,58 +78,43 @@ class SuiteCase:
     @property
     def keyword(self) -> str:
         """An expression for pytest's ``-k`` that selects this case in every environment."""
-        terms = [f"test_{self.id.partition('.')[0]}.py", f"{self.function}["]
-        if re.fullmatch(r"[\w.+:-]+", self.parameters):
-            terms.append(f"([{self.parameters}- or -{self.parameters}])")
-        return f"({' and '.join(terms)})"
+        name, _, rest = self.id.partition("[")
+        parameters = rest.removesuffix("]")
+        exactly = f" and ([{parameters}- or -{parameters}])" if re.fullmatch(r"[\w.+:-]+", parameters) else ""
+        return f"(test_{name.partition('.')[0]}.py and {self.function}[{exactly})"
 
 
 def suite_cases(catalogue: Catalogue) -> list[SuiteCase]:
     """All cases in the order of their modules; nothing is started, and Airflow need not be there."""
     found: list[SuiteCase] = []
     for info in pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__):
-        if not info.name.startswith("test_"):
-            continue
-        for name, function in vars(importlib.import_module(f"{PACKAGE}.{info.name}")).items():
-            marks = {mark.name: mark for mark in getattr(function, "pytestmark", [])}
-            if not name.startswith("test_") or "conformance" not in marks:
-                continue
-            mark = marks["conformance"]
-            levels = [catalogue.clause(clause).level for clause in mark.args]
-            base = f"{info.name.removeprefix('test_')}.{name.removeprefix('test_')}"
-            for parameters in _parameters(function):
+        module = importlib.import_module(f"{PACKAGE}.{info.name}") if info.name.startswith("test_") else None
+        for name, function in vars(module).items() if module else ():
+            marks = [mark for mark in getattr(function, "pytestmark", []) if mark.name == "conformance"]
+            for parameters in _parameters(function) if marks else ():
+                clauses = marks[0].args
+                base = f"{info.name}.{name}".replace("test_", "")
                 found.append(
                     SuiteCase(
                         id=f"{base}[{parameters}]" if parameters else base,
                         function=name,
-                        parameters=parameters,
-                        clauses=mark.args,
-                        level=min(levels, key=LEVELS.index),
-                        smoke=bool(mark.kwargs.get("smoke")),
+                        clauses=clauses,
+                        level=min((catalogue.clause(clause).level for clause in clauses), key=LEVELS.index),
+                        smoke=bool(marks[0].kwargs.get("smoke")),
                         summary=(inspect.getdoc(function) or "").partition("\n")[0],
                     )
                 )
     return found
 
 
-def _parameters(function: Callable[..., object]) -> Iterator[str]:
+def _parameters(function: Any) -> Iterator[str]:
     """The ids that pytest gives to the parameters of a test function."""
     several = []
-    for mark in getattr(function, "pytestmark", []):
+    for mark in function.pytestmark:
         if mark.name == "parametrize":
-            ids = mark.kwargs.get("ids") or [None] * len(mark.args[1])
-            several.append([given or _parameter_id(value) for given, value in zip(ids, mark.args[1], strict=True)])
-    for combination in itertools.product(*several):
-        yield "-".join(combination)
-
-
-def _parameter_id(value: Any) -> str:
-    if hasattr(value, "values") and hasattr(value, "marks"):  # pytest.param
-        return str(value.id) if value.id else "-".join(map(str, value.values))
-    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-# -- run --
+            given = mark.kwargs.get("ids") or [getattr(value, "id", None) for value in mark.args[1]]
+            several.append([name or str(value) for name, value in zip(given, mark.args[1], strict=True)])
+    yield from map("-".join, itertools.product(*several))
 
 
 class _Ending:
@@ -149,6 +124,7 @@ class _Ending:
         self.message = ""
         self.interrupted = False
 
+    @pytest.hookimpl(tryfirst=True)  # pytest-xdist's controller collects nothing itself
     def pytest_collection(self, session: Any) -> None:
         """Bad input is found before the first module is collected, and in the process that reports."""
         from executor_conformance.suites.plugin import state_of
@@ -164,10 +140,8 @@ class _Ending:
 
     def exit_code(self, code: int) -> int:
         """Our exit code for pytest's."""
-        if self.interrupted:
-            return INTERRUPTED
         if code == 2 and not self.message:
-            return 3
+            return INTERRUPTED if self.interrupted else 3
         return {4: 2, 5: 3}.get(code, code)
 
 
@@ -182,13 +156,14 @@ def _settings(stack: contextlib.ExitStack) -> list[str]:
     return ["-c", str(file), "--rootdir", str(checkout), "--noconftest", "-p", "no:cacheprovider"]
 
 
-def _chosen(pattern: str, cases: list[SuiteCase]) -> list[SuiteCase]:
+def _chosen(pattern: str) -> list[SuiteCase]:
     """The cases whose id is or has ``pattern``, or is like it.
 
     :raises UsageError: there is none.
     """
     # square brackets stand for themselves, because ids have them
     like = pattern.replace("[", "[[]")
+    cases = suite_cases(load_catalogue())
     chosen = [case for case in cases if pattern in case.id or fnmatch.fnmatchcase(case.id, like)]
     if not chosen:
         near = difflib.get_close_matches(pattern, [case.id for case in cases], n=3, cutoff=0.4)
@@ -212,21 +187,15 @@ def _chosen(pattern: str, cases: list[SuiteCase]) -> list[SuiteCase]:
 @click.pass_context
 def run(ctx: click.Context, pattern: str | None, workers: int | None, verbose: bool, **options: str | None) -> None:
     """Run the suite and write a report."""
-    import pytest
-
     arguments = ["--pyargs", PACKAGE, "-m", "conformance"]
-    for name, value in options.items():
-        if value is not None:
-            arguments.append(f"--conformance-{name}={value}")
+    arguments += [f"--conformance-{name}={value}" for name, value in options.items() if value is not None]
+    arguments += ["-v"] if verbose else []
     if pattern:
-        chosen = _chosen(pattern, suite_cases(load_catalogue()))
-        arguments += ["-k", " or ".join(case.keyword for case in chosen)]
+        arguments += ["-k", " or ".join(case.keyword for case in _chosen(pattern))]
     if workers:
         if importlib.util.find_spec("xdist") is None:
             raise UsageError("-n needs pytest-xdist, which is not installed (pip install pytest-xdist).")
         arguments += ["-n", str(workers)]
-    if verbose:
-        arguments.append("-v")
     ending = _Ending()
     with contextlib.ExitStack() as stack:
         code = int(pytest.main([*arguments, *_settings(stack)], plugins=[ending]))
@@ -235,96 +204,63 @@ def run(ctx: click.Context, pattern: str | None, workers: int | None, verbose: b
     ctx.exit(ending.exit_code(code))
 
 
-# -- doctor --
-
-
 @main.command()
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
     """Show what can run here, and what is missing for the rest."""
-    from executor_conformance.harness.session import providers
-
-    airflow, why = _airflow()
-    environments = _environments(why)
-    table = Table("environment", "", "missing", box=None, pad_edge=False)
+    environments = _environments()
+    table = Table("environment", "", "what is missing", box=None, pad_edge=False)
     for name, missing in environments.items():
         state = Text("✗ cannot run", "red") if missing else Text("✓ can run", "green")
         table.add_row(name, state, Text(missing or ""))
-    temporary = tempfile.gettempdir()
-    machine = {
-        "Airflow": airflow,
-        "Python": platform.python_version(),
-        **providers(),
-        **_services(),
-        "free disk": f"{shutil.disk_usage(temporary).free / 1e9:.1f} GB in {temporary}",
-        "cache": _cache(),
-    }
     facts = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in machine.items():
+    for name, value in _machine().items():
         facts.add_row(name, Text(value))
-    console = _console()
-    console.print(table, Text(), facts, sep="\n")
+    _console().print(table, Text(), facts, sep="\n")
     ctx.exit(0 if any(missing is None for missing in environments.values()) else 3)
 
 
-def _airflow() -> tuple[str, str | None]:
-    """The installed version and, if it is of no use, why."""
-    from executor_conformance.suites.plugin import _check_airflow
-
-    try:
-        version = importlib.metadata.version("apache-airflow-core")
-        _check_airflow()
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed", "Airflow is not installed here (pip install 'apache-airflow-core>=3.3')"
-    except UsageError as error:
-        return f"{version} (too old)", str(error)
-    return version, None
-
-
-def _environments(airflow_missing: str | None) -> dict[str, str | None]:
+def _environments() -> dict[str, str | None]:
     """Each registered backend with what is missing for it, if anything."""
     from executor_conformance.harness.backend import Options
     from executor_conformance.harness.session import GROUP
+    from executor_conformance.suites.plugin import _check_airflow
 
     found: dict[str, str | None] = {}
     for point in importlib.metadata.entry_points(group=GROUP):
         try:
-            found[point.name] = airflow_missing or point.load().missing(Options())
+            _check_airflow()
+            found[point.name] = point.load().missing(Options())
+        except ConformanceError as error:
+            found[point.name] = str(error)
         except Exception as error:
             found[point.name] = f"{point.value} does not work: {type(error).__name__}: {error}"
     return dict(sorted(found.items(), key=lambda item: (item[0] != "local", item[0])))
 
 
-def _services() -> dict[str, str]:
-    """What the options --conformance-database, -broker and -substrate can use here."""
+def _machine() -> dict[str, str]:
+    """The software that a run uses, and what the options can choose here."""
     from executor_conformance.backends.celery import brokers
-    from executor_conformance.harness import postgres
+    from executor_conformance.harness import environment, postgres, session
 
+    temporary = tempfile.gettempdir()
+    installed = {found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}
     try:
         postgres_binary = str(postgres.find_binary("postgres"))
     except EnvironmentUnavailable:
-        postgres_binary = "not installed; give an address with --database"
+        postgres_binary = ABSENT
     return {
+        "Airflow": installed.get("apache-airflow-core", ABSENT),
+        "Python": platform.python_version(),
+        **session.providers(),
+        "pytest-xdist (for -n)": installed.get("pytest-xdist", ABSENT),
         "docker engine": "answers" if brokers.has_docker() else "does not answer",
-        "redis-server": brokers.find_binary("redis") or "not installed; give an address with --broker",
-        "rabbitmq-server": brokers.find_binary("amqp") or "not installed; give an address with --broker",
+        "redis-server": brokers.find_binary("redis") or ABSENT,
+        "rabbitmq-server": brokers.find_binary("amqp") or ABSENT,
         "postgres": postgres_binary,
-        "pytest-xdist": "installed" if importlib.util.find_spec("xdist") else "not installed; -n needs it",
+        "free disk": f"{shutil.disk_usage(temporary).free / 1e9:.1f} GB in {temporary}",
+        "cache": str(Path(environment.bytecode_cache()).parent),
     }
-
-
-def _cache() -> str:
-    from executor_conformance.harness.database import cache_folder
-
-    try:
-        folder = cache_folder()
-        used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    except OSError as error:
-        return f"cannot be used: {error}"
-    return f"{folder} ({used / 1e6:.0f} MB)"
-
-
-# -- list and explain --
 
 
 @main.command("list")
@@ -337,27 +273,20 @@ def list_cases(backend: str | None, level: str, as_json: bool) -> None:
 
     catalogue = load_catalogue()
     levels = LEVELS[: LEVELS.index(level) + 1]
-    cases = [
-        case
-        for case in suite_cases(catalogue)
-        if any(catalogue.clause(clause).level in levels for clause in case.clauses)
-    ]
     chosen = choose_backends(backend).values() if backend else ()
     variants = [variant for each in chosen for variant in each.variants]
-    subjects = [[v.label for v in variants if case.smoke or not v.smoke] for case in cases]
+    cases = {
+        case: [variant.label for variant in variants if case.smoke or not variant.smoke]
+        for case in suite_cases(catalogue)
+        if any(catalogue.clause(clause).level in levels for clause in case.clauses)
+    }
     if as_json:
-        rows = [
-            {"id": case.id, "level": case.level, "clauses": case.clauses, "smoke": case.smoke}
-            | {"summary": case.summary}
-            | ({"subjects": labels} if backend else {})
-            for case, labels in zip(cases, subjects, strict=True)
-        ]
+        rows = [{**asdict(case), **({"subjects": cases[case]} if backend else {})} for case in cases]
         click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
         return
-    table = Table("case", "level", "clauses", *(["subjects"] if backend else []), box=None, pad_edge=False)
-    for case, labels in zip(cases, subjects, strict=True):
-        cells = [case.id, case.level, ", ".join(case.clauses), *([", ".join(labels)] if backend else [])]
-        table.add_row(*map(Text, cells))
+    table = Table("case", "level", "clauses", "subjects" if backend else "", box=None, pad_edge=False)
+    for case, labels in cases.items():
+        table.add_row(*map(Text, (case.id, case.level, ", ".join(case.clauses), ", ".join(labels))))
     _console().print(table)
     click.echo(f"{len(cases)} cases")
 
@@ -367,8 +296,8 @@ def list_cases(backend: str | None, level: str, as_json: bool) -> None:
 def explain(identifier: str) -> None:
     """Explain a clause (CRASH-3), a group (CRASH), a fault point (before-claim) or an edition (claim)."""
     catalogue = load_catalogue()
-    every = (*catalogue.clauses, *catalogue.groups, *catalogue.points, *catalogue.editions)
-    items: dict[str, Clause | Group | FaultPoint | Edition] = {item.id.casefold(): item for item in every}
+    every: tuple[Any, ...] = (*catalogue.clauses, *catalogue.groups, *catalogue.points, *catalogue.editions)
+    items: dict[str, Any] = {item.id.casefold(): item for item in every}
     if identifier.casefold() not in items:
         near = [items[name].id for name in difflib.get_close_matches(identifier.casefold(), items)]
         groups = ", ".join(group.id for group in catalogue.groups)
@@ -379,7 +308,7 @@ def explain(identifier: str) -> None:
         console.print(Text(line))
 
 
-def _explained(item: Clause | Group | FaultPoint | Edition, catalogue: Catalogue) -> Iterator[str]:
+def _explained(item: Any, catalogue: Catalogue) -> Iterator[str]:
     cases = suite_cases(catalogue)
     if isinstance(item, Group):
         yield f"{item.id}: {item.title}"
@@ -411,9 +340,6 @@ def cases_at(point: FaultPoint, cases: list[SuiteCase]) -> list[str]:
     return [case.id for case in cases if case.summary.startswith(f"{point.id}:")]
 
 
-# -- check --
-
-
 @main.command()
 @click.argument("histories", metavar="HISTORY…", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.pass_context
@@ -425,17 +351,14 @@ def check(ctx: click.Context, histories: tuple[Path, ...]) -> None:
     # bad input is found before the first line is printed
     decided = [(file, *decide_again(file, load_catalogue())) for file in files]
     for file, header, decisions in decided:
-        click.echo(f"{header.get('case', '')} on {header.get('subject', '')} ({file})")
-        for decision in decisions:
-            mark = SYMBOLS[decision.verdict]
-            click.echo(f"  {mark} {decision.clause} {decision.verdict}" + (decision.reason and f": {decision.reason}"))
-            if decision.verdict in (Verdict.FAIL, Verdict.FINDING):
-                for line in decision.evidence:
-                    click.echo(f"      | {line}")
-    verdicts = [decision.verdict for _, _, decisions in decided for decision in decisions]
-    if Verdict.FAIL in verdicts:
-        ctx.exit(1)
-    ctx.exit(3 if Verdict.ERROR in verdicts or not DECIDED.intersection(verdicts) else 0)
+        click.echo(f"{header.get('case')} on {header.get('subject')} ({file})")
+        for found in decisions:
+            reason = f": {found.reason}" if found.reason else ""
+            click.echo(f"  {SYMBOLS[found.verdict]} {found.clause} {found.verdict}{reason}")
+            for line in found.evidence:
+                click.echo(f"      | {line}")
+    verdicts = {found.verdict for _, _, decisions in decided for found in decisions}
+    ctx.exit(1 if Verdict.FAIL in verdicts else 3 if Verdict.ERROR in verdicts or not DECIDED & verdicts else 0)
 
 
 def decide_again(path: Path, catalogue: Catalogue) -> tuple[dict[str, Any], list[Decision]]:
@@ -451,8 +374,6 @@ def decide_again(path: Path, catalogue: Catalogue) -> tuple[dict[str, Any], list
     clauses = header.get("clauses")
     if not isinstance(clauses, list) or not clauses:
         raise UsageError(f"The history {path} does not say which clauses it is about; run the case again.")
-    for clause in clauses:
-        catalogue.clause(str(clause))
     try:
         decisions = decide(history, clauses, catalogue)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -467,9 +388,5 @@ def decide_again(path: Path, catalogue: Catalogue) -> tuple[dict[str, Any], list
 
 def _console() -> Console:
     """Where tables go; wide enough to be read by machines where it is no terminal."""
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
-    return console if console.is_terminal else Console(file=sys.stdout, width=160, highlight=False, markup=False)
-
-
-if __name__ == "__main__":
-    main()
+    width = None if sys.stdout.isatty() else 160
+    return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from executor_conformance.harness.case import Callback, Case, NotApplicable
@@ -42,13 +43,12 @@ def probe(
     what: str,
     token: str | None,
     allowed: list[int],
-    callback: Callback,
+    row: Callable[[], object],
     body: str | None = None,
 ) -> None:
-    """Ask the server directly, and record its status and whether the row has stayed as it was."""
-    before = case.env.journal.state(callback.id)
+    """Ask the server directly; record its status and whether ``row``, what is at stake, has stayed as it was."""
+    before = row()
     status = ask(case.env.server_url, method, path, token, body)
-    unchanged = case.env.journal.state(callback.id) == before
     case.env.sink(
         "probe",
         name=name,
@@ -57,8 +57,19 @@ def probe(
         token=what,
         status=status,
         allowed=allowed,
-        unchanged=unchanged,
+        unchanged=row() == before,
     )
+
+
+def row_of(case: Case, callback: Callback) -> Callable[[], object]:
+    """The callback's row, to be looked at."""
+    return lambda: case.env.journal.state(callback.id)
+
+
+def row_of_task(case: Case, ti: str) -> Callable[[], object]:
+    """The task instance's row, to be looked at; the databases write a UUID with and without dashes."""
+    query = "SELECT state, hostname, pid FROM task_instance WHERE CAST(id AS VARCHAR(36)) IN (?, ?)"
+    return lambda: case.env.journal.query(query, (ti, ti.replace("-", "")))
 
 
 def held_callback(case: Case) -> tuple[Callback, WireRule]:
@@ -66,7 +77,7 @@ def held_callback(case: Case) -> tuple[Callback, WireRule]:
     if case.env.edition == "claimless":
         raise NotApplicable("The edition has no claim endpoint.")
     callback = case.submit("succeed")
-    rule = case.rule(WireRule(Hold(), path=f"/callbacks/{callback.id}/run", times=1))
+    rule = case.rule(WireRule(Hold(), path=f"/callbacks/{callback.id}/run"))
     case.reach(rule, "the claim")
     return callback, rule
 
@@ -76,13 +87,13 @@ def test_queued_token_on_every_route(case: Case) -> None:
     """Every runtime route refuses the queued token."""
     callback = case.submit("hold")
     entered = case.stop_at(callback, "enter")
-    mint = mint_for(case, callback)
+    mint, row = mint_for(case, callback), row_of(case, callback)
     case.reach(entered, "the start of the callable")
     for route, method in routes(case):
         if route in OPEN_ROUTES or "/callbacks/" in route:
             continue
         path = re.sub(r"\{[^}]*\}", lambda match: str(uuid.uuid4()), route)
-        probe(case, "queued token", method, route, path, "queued token", mint.token(), [403], callback, "{}")
+        probe(case, "queued token", method, route, path, "queued token", mint.token(), [403], row, "{}")
     entered.release()
     case.settle()
 
@@ -91,7 +102,7 @@ def test_queued_token_on_every_route(case: Case) -> None:
 def test_claim_is_guarded(case: Case) -> None:
     """Only the right token claims, and only once."""
     callback, rule = held_callback(case)
-    mint = mint_for(case, callback)
+    mint, row = mint_for(case, callback), row_of(case, callback)
     route = "/execution/callbacks/{id}/run"
     path = f"/execution/callbacks/{callback.id}/run"
     stranger = str(uuid.uuid4())
@@ -108,7 +119,7 @@ def test_claim_is_guarded(case: Case) -> None:
         ("none", None, [401, 403]),
     ]
     for what, token, allowed in attempts:
-        probe(case, "claim", "PATCH", route, path, what, token, allowed, callback)
+        probe(case, "claim", "PATCH", route, path, what, token, allowed, row)
     probe(
         case,
         "claim",
@@ -118,12 +129,12 @@ def test_claim_is_guarded(case: Case) -> None:
         "unknown callback",
         mint.token(sub=stranger),
         [404],
-        callback,
+        row,
     )
     rule.release()
     case.settle()
     repeated = [204] if case.env.edition == "claim-idempotent" else [409]
-    probe(case, "claim", "PATCH", route, path, "claimed again", mint.token(), repeated, callback)
+    probe(case, "claim", "PATCH", route, path, "claimed again", mint.token(), repeated, row)
 
 
 @decides("TOKEN-6")
@@ -137,6 +148,8 @@ def test_execution_token_is_confined(case: Case) -> None:
     other = case.submit("succeed", role="filler")
     case.settle([other])
     execution = mint.token(scope="execution")
+    task_row = row_of_task(case, ti)
+    assert task_row(), "the task instance is not where it was made"
     for method, route, body in (
         (
             "PATCH",
@@ -157,7 +170,7 @@ def test_execution_token_is_confined(case: Case) -> None:
             "execution token",
             execution,
             [401, 403, 404, 409, 410],
-            callback,
+            task_row,
             body,
         )
     probe(
@@ -169,7 +182,7 @@ def test_execution_token_is_confined(case: Case) -> None:
         "execution token",
         execution,
         [401, 403],
-        other,
+        row_of(case, other),
     )
     rule.release()
     case.settle()

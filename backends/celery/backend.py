@@ -191,7 +191,7 @@ class CeleryBackend(Backend):
         """A new worker if the old one is gone or suspect; a new scheduler forgets what it waits for."""
         if thorough or not self.nodes():
             self.lose_node()
-        return True
+        return thorough
 
     def stop(self) -> None:
         """Stop the broker."""

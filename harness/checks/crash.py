@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
-from executor_conformance.harness.view import TERMINAL, CallbackView, HistoryView, line
+from executor_conformance.harness.history import Event
+from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.view import TERMINAL, CallbackView, HistoryView, at_rest, line
 
 SLACK = 0.02
 """Seconds by which the wall clock of a row and the harness's own clock may differ."""
+TASK_ENDED = ("success", "failed", "skipped", "upstream_failed", "up_for_retry", "removed")
 
 
 @decides("CRASH-1")
@@ -14,22 +17,32 @@ def reaches_a_terminal_state(view: HistoryView) -> Found:
     """Each row is terminal; a row that is not is proven to be at rest, or the bound was reached."""
     if not view.subjects:
         return Undecided("no callback in this case")
+    unproven = ""
     for callback in view.subjects:
+        bound = [proof for proof in callback.proofs if proof["kind"] == "bound"]
+        late = [proof for proof in bound if proof["states"][callback.id] not in TERMINAL]
         if callback.final in TERMINAL:
+            if late:
+                end = str(callback.final).upper()
+                return Broken(f"The row became {end} only after the bound of {_limit(late[0])}", callback.story())
             continue
-        rest = [event for event in view.of("rest") if callback.id in event.get("states", {})]
-        bound = [event for event in view.of("bound") if callback.id in event.get("states", {})]
         state = str(callback.final).upper()
-        if rest:
+        proofs = [proof for proof in callback.proofs if proof["states"][callback.id] == callback.final]
+        if not proofs:
+            unproven = unproven or f"the row is {state}, and the history has neither rest nor bound for it"
+        elif at_rest(proofs[-1]) and proofs[-1]["kind"] == "rest":
             return Broken(
                 f"The row stays {state}: nothing that belongs to the callback is alive, and the executor has "
-                f"synced {rest[-1]['quiet_steps']} times since",
+                f"synced {proofs[-1]['quiet_steps']} times since",
                 callback.story(),
             )
-        if bound:
-            return Broken(f"The row is still {state} after {bound[-1]['limit_s']:g} s", callback.story())
-        return Unproven(f"the row is {state}, and the history has neither rest nor bound for it")
-    return Kept()
+        else:
+            return Broken(f"The row is still {state} after {_limit(proofs[-1])}", callback.story())
+    return Unproven(unproven) if unproven else Kept()
+
+
+def _limit(proof: Event) -> str:
+    return f"{proof.get('limit_s', LIMITS.settle):g} s"
 
 
 @decides("CRASH-2")
@@ -46,7 +59,11 @@ def no_code_before_the_claim(view: HistoryView) -> Found:
                     "Code of the callable ran before the claim succeeded",
                     (line(event, "what", "pid"), line(callback.claimed, "route", "status")),
                 )
-    return Kept() if ran or view.callbacks else Undecided("no callback in this case")
+    if ran:
+        return Kept(f"{ran} reports, each after its claim")
+    if any(callback.claims for callback in view.callbacks) or (view.subjects and any(view.faults())):
+        return Kept("no code ran")
+    return Undecided("neither a claim nor code of a callable was seen")
 
 
 @decides("CRASH-3")
@@ -83,16 +100,24 @@ def environment_survives(view: HistoryView) -> Found:
             (line(deaths[0], "what", "where", "type", "message"),),
         )
     for callback in view.subjects:
-        if view.last_slots and callback.holds_slot(view.last_slots):
+        if callback.keeps_slot:
             return Broken("The callback still takes a slot after everything has come to rest", callback.story())
     if not view.follow_ups:
         return Undecided("nothing followed the fault in this case")
     for follow_up in view.follow_ups:
+        if not follow_up.settled:
+            return Unproven("the case was cut short before the callback after the fault had ended")
         if follow_up.final != "success":
             return Broken("The callback after the fault did not succeed", follow_up.story())
-    for run in view.of("note", what="dag run"):
+    runs = view.of("note", what="dag run")
+    if not runs:
+        return Undecided("no task followed the fault in this case")
+    for run in runs:
+        waited = any(str(run["dag_id"]) in str(bound.get("waiting_for")) for bound in view.of("bound"))
         for task, ti in run["task_instances"].items():
-            rows = view.of("task_row", id=ti)
+            rows = view.task_rows(ti)
+            if not waited and (not rows or rows[-1]["new"] not in TASK_ENDED):
+                return Unproven(f"the case was cut short before the task '{task}' had ended")
             if not rows or rows[-1]["new"] != "success":
                 return Broken(
                     f"The task '{task}' after the fault did not succeed",
@@ -102,7 +127,7 @@ def environment_survives(view: HistoryView) -> Found:
 
 
 def _never_ran(callback: CallbackView) -> bool:
-    return not callback.effects
+    return callback.executions == 0
 
 
 @decides("CRASH-6")
@@ -114,24 +139,28 @@ def no_success_without_running(view: HistoryView) -> Found:
             or any(event["state"] == "success" for event in callback.events)
         ):
             return Broken("The callable never ran and the callback is reported SUCCESS", callback.story())
-    if all(not _never_ran(callback) for callback in view.subjects):
-        return Undecided("the callable ran")
+    idle = [callback for callback in view.subjects if _never_ran(callback)]
+    if not idle:
+        return Undecided("the callable ran" if view.subjects else "no callback in this case")
+    if not all(callback.settled for callback in idle):
+        return Unproven("the case was cut short before the row had come to rest")
     return Kept()
 
 
 @decides("CRASH-7")
 def output_tells_of_the_death(view: HistoryView) -> Found:
     """``output`` of a callback whose worker was killed tells more than 'Execution failed'."""
-    killed = [event for event in view.faults() if event.get("victim")]
+    killed = [event for event in view.faults() if event.get("victim") not in (None, "idle")]
+    told = []
     for callback in view.subjects:
-        if killed and callback.final == "failed":
-            if callback.output.strip().lower() in ("", "execution failed"):
-                return Broken(
-                    f"`output` is '{callback.output}', which does not tell that the worker died",
-                    callback.story(3),
-                )
-            return Kept(callback.output[:200])
-    return Undecided("no worker was killed, or the row did not end FAILED")
+        if callback.final != "failed" or not any(event["t"] >= callback.submitted["t"] for event in killed):
+            continue
+        if callback.output.strip().lower() in ("", "execution failed"):
+            return Broken(
+                f"`output` is '{callback.output}', which does not tell that the worker died", callback.story(3)
+            )
+        told.append(callback.output[:200])
+    return Kept("; ".join(told)) if told else Undecided("no worker was killed, or the row did not end FAILED")
 
 
 @decides("CRASH-8")
@@ -161,7 +190,8 @@ def reported_success_stays(view: HistoryView) -> Found:
     """Where the worker's success was reported by the executor, the row does not end FAILED."""
     decided = False
     for callback in view.subjects:
-        if not any(event["state"] == "success" for event in callback.events):
+        came_through = callback.reported("return") or callback.reported("effect")
+        if not came_through or not any(event["state"] == "success" for event in callback.events):
             continue
         decided = True
         if callback.final == "failed":

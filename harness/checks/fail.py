@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, decides
-from executor_conformance.harness.view import CallbackView, HistoryView
+from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
+from executor_conformance.harness.view import TERMINAL, CallbackView, HistoryView
 
 EMPTY_WORDS = frozenset({"", "execution failed"})
 
@@ -16,6 +16,15 @@ def _failing(view: HistoryView) -> list[CallbackView]:
 def row_ends_failed(view: HistoryView) -> Found:
     """The row ended FAILED."""
     for callback in _failing(view):
+        if not callback.settled:
+            return Unproven("the case was cut short before the row had come to rest")
+        late = [
+            proof
+            for proof in callback.proofs
+            if proof["kind"] == "bound" and proof["states"][callback.id] not in TERMINAL
+        ]
+        if callback.final == "failed" and late:
+            return Broken("The callable failed and the row became FAILED only after the bound", callback.story())
         if callback.final != "failed":
             return Broken(f"The callable failed and the row is {str(callback.final).upper()}", callback.story())
     return Kept() if _failing(view) else Undecided("no callable of this case fails")
@@ -36,11 +45,13 @@ def environment_goes_on(view: HistoryView) -> Found:
     if not _failing(view):
         return Undecided("no callable of this case fails")
     for callback in _failing(view):
-        if view.last_slots and callback.holds_slot(view.last_slots):
+        if callback.keeps_slot:
             return Broken("The failed callback still takes a slot", callback.story())
     if not view.follow_ups:
         return Undecided("no callback followed in this case")
     for follow_up in view.follow_ups:
+        if not follow_up.settled:
+            return Unproven("the case was cut short before the callback after the failed one had ended")
         if follow_up.final != "success":
             return Broken("The callback after the failed one did not succeed", follow_up.story())
     return Kept()
@@ -49,13 +60,14 @@ def environment_goes_on(view: HistoryView) -> Found:
 @decides("FAIL-4")
 def output_tells_the_cause(view: HistoryView) -> Found:
     """``output`` is neither empty nor the bare 'Execution failed'."""
+    told = []
     for callback in _failing(view):
         if callback.final != "failed":
             continue
         if callback.output.strip().lower() in EMPTY_WORDS:
             return Broken(f"`output` is '{callback.output}', which tells no cause", callback.story(3))
-        return Kept(callback.output[:200])
-    return Undecided("no row of this case ended FAILED")
+        told.append(callback.output[:200])
+    return Kept("; ".join(told)) if told else Undecided("no row of this case ended FAILED")
 
 
 @decides("FAIL-5")

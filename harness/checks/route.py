@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
-from executor_conformance.harness.view import TERMINAL, CallbackView, HistoryView, line
+from executor_conformance.harness.view import TERMINAL, HistoryView, line
 
 CALLBACK_STATES = frozenset({"scheduled", "pending", "queued", "running", "success", "failed"})
+COMPANION = "second"
+"""Alias of the harness's own executor beside the subject; what it fails to do accuses nobody."""
 
 
 @decides("ROUTE-1")
@@ -14,13 +16,12 @@ def runs_where_its_alias_says(view: HistoryView) -> Found:
     named = [callback for callback in view.callbacks if callback.submitted.get("executor")]
     if not named:
         return Undecided("no callback of this case names an executor")
+    companion_failed = False
     for callback in named:
         alias = callback.submitted["executor"]
         handed = callback.workload["executor"] if callback.workload else None
         speaking = {event["executor"] for event in callback.events}
-        if handed is None:
-            return Unproven(f"the callback for '{alias}' was not queued by core")
-        if handed != alias:
+        if handed is not None and handed != alias:
             return Unproven(f"core handed the callback for '{alias}' to '{handed}'")
         counting = {
             name
@@ -33,8 +34,18 @@ def runs_where_its_alias_says(view: HistoryView) -> Found:
                 f"The callback for the alias '{alias}' was run by {sorted((speaking | counting) - {alias})}",
                 callback.story(),
             )
-        if not callback.reported("enter") or callback.final != "success":
+        if handed is None:
+            return Unproven(f"the callback for '{alias}' was not queued by core")
+        if callback.reported("enter") and callback.final == "success":
+            continue
+        if not callback.settled:
+            return Unproven(f"the case was cut short before the callback for '{alias}' had come to rest")
+        if alias == COMPANION:
+            companion_failed = True
+        else:
             return Broken(f"The callback for the alias '{alias}' did not run to success there", callback.story())
+    if companion_failed:
+        return Unproven(f"the harness's own executor '{COMPANION}' did not run its callback")
     return Kept(f"{len(named)} callbacks, each on its own executor")
 
 
@@ -47,22 +58,35 @@ def callback_before_task(view: HistoryView) -> Found:
         return Undecided("this case makes no contention for a slot")
     entered = contenders[0].reported("enter")
     first = min(event["t"] for event in (*entered, *tasks)) if entered or tasks else view.events[-1]["t"]
-    for filler in (callback for callback in view.callbacks if callback.role == "filler"):
-        released = filler.reported("effect")
-        if filler.terminal and filler.terminal["t"] < first and not released:
+    fillers = [callback for callback in view.callbacks if callback.role == "filler"]
+    if not all(filler.reported("enter") for filler in fillers):
+        return Unproven("not every callable that should have filled a slot was started")
+    for filler in fillers:
+        if filler.terminal and filler.terminal["t"] < first and not filler.reported("effect"):
             return Unproven("a callable that should have held its slot ended before the contention was over")
-    if not entered:
-        return Broken("The callback was not started although a slot was free", contenders[0].story())
-    if tasks and tasks[0]["t"] < entered[0]["t"]:
+    if sum(event["t"] < first for filler in fillers for event in filler.reported("effect")) > 1:
+        return Unproven("more than one slot became free, so the order shows nothing")
+    if not entered and not tasks:
+        return Unproven("neither the callback nor the task was started, so there is no order")
+    if not entered or (tasks and tasks[0]["t"] < entered[0]["t"]):
         return Broken(
             "The task was started before the callback",
-            (line(tasks[0], "what", "probe", "pid"), line(entered[0], "what", "probe", "pid")),
+            (
+                line(tasks[0], "what", "probe", "pid"),
+                *(line(event, "what", "probe", "pid") for event in entered[:1]),
+            ),
         )
     return Kept("the callback came first")
 
 
-def _kept_slot(callback: CallbackView, view: HistoryView) -> bool:
-    return view.last_slots is not None and callback.holds_slot(view.last_slots)
+def _leaked(view: HistoryView) -> str:
+    """Which executor counts more slots than keys at the end, although it did not at first."""
+    for name, last in view.slots[-1]["executors"].items() if view.slots else ():
+        first = next(slots["executors"][name] for slots in view.slots if name in slots["executors"])
+        before, now = (slots["occupied"] - len(slots["running"]) - len(slots["queued"]) for slots in (first, last))
+        if now > before:
+            return f"{name} counts {last['occupied']} slots as occupied for {last['running'] + last['queued']}"
+    return ""
 
 
 @decides("ROUTE-3")
@@ -76,12 +100,15 @@ def slot_is_free_after_the_end(view: HistoryView) -> Found:
     if not ended:
         return Undecided("no callback of this case ended")
     for callback in ended:
-        if _kept_slot(callback, view):
-            assert view.last_slots is not None
+        if callback.keeps_slot:
             return Broken(
                 "The slot of a callback that has ended is still taken",
-                (*callback.story(4), line(view.last_slots, "executors")),
+                (*callback.story(4), *(line(slots, "executors") for slots in view.slots[-1:])),
             )
+    if all(callback.keeps_slot is None for callback in ended):
+        return Undecided("the slots were not seen after the end of a callback")
+    if len(ended) == len(view.callbacks) and (leak := _leaked(view)):
+        return Broken("`slots_occupied` is not back at its former value", (leak,))
     return Kept()
 
 
@@ -98,8 +125,11 @@ def never_more_than_parallelism(view: HistoryView) -> Found:
                     f"{name} counts {len(executor['running'])} running at parallelism {executor['parallelism']}",
                     (line(slots, "executors"),),
                 )
-    marks = [(event["t"], 1) for event in view.of("effect", what="enter")]
-    marks += [(event["t"], -1) for event in view.of("effect", what="effect")]
+    marks = []
+    for callback in view.callbacks:
+        marks += [(event["t"], 1) for event in callback.reported("enter")]
+        ends = callback.reported("effect") or ([callback.terminal] if callback.terminal else [])
+        marks += [(event["t"], -1) for event in ends[: len(callback.reported("enter"))]]
     at_work = peak = 0
     for _, change in sorted(marks):
         at_work += change
@@ -109,7 +139,7 @@ def never_more_than_parallelism(view: HistoryView) -> Found:
             f"{peak} callables were at work at once at parallelism {limit}",
             tuple(line(event, "what", "probe", "pid") for event in view.of("effect"))[:8],
         )
-    if peak < 2:
+    if peak < limit:
         return Unproven("the executor was never filled, so nothing is shown")
     return Kept(f"at most {peak} at once, parallelism {limit}")
 
@@ -118,10 +148,11 @@ def never_more_than_parallelism(view: HistoryView) -> Found:
 def events_carry_the_callback_key(view: HistoryView) -> Found:
     """Each event of a callback has its CallbackKey and a CallbackState value; no event is of a stranger."""
     own = {callback.id for callback in view.callbacks}
-    tasks = {ti for event in view.of("note", what="dag run") for ti in event["task_instances"].values()}
+    own |= {made for event in view.of("note", what="dag run") for made in event.get("callbacks", ())}
     seen = 0
     for event in view.of("event"):
-        if event["key_type"].startswith("TaskInstance") or event["key"] in tasks:
+        of_a_task = event["key_type"].startswith("TaskInstance") or event["key"] in view.task_instances
+        if of_a_task and event["key"] not in own:
             continue
         seen += 1
         if event["key_type"] != "CallbackKey":
@@ -149,13 +180,17 @@ def in_flight_is_counted(view: HistoryView) -> Found:
     if not moments:
         return Undecided("this case does not look at a callback in flight")
     for moment in moments:
+        over = [each.terminal for each in view.callbacks if each.id == moment["callback"] and each.terminal]
+        if over and over[0]["t"] <= moment["t"]:
+            return Unproven("the callback had ended before the executor was looked at")
         before = [slots for slots in view.of("slots") if slots["t"] <= moment["t"]]
         counted = before and any(
-            moment["callback"] in executor["running"] for executor in before[-1]["executors"].values()
+            moment["callback"] in executor["running"] and executor["occupied"] >= len(executor["running"])
+            for executor in before[-1]["executors"].values()
         )
         if not counted:
             return Broken(
-                "The executor does not count a callback that is running: its key is not in `running`",
+                "The executor does not count a callback that is running: its key is not in `running`, or takes no slot",
                 (line(moment, "callback"), *(line(slots, "executors") for slots in before[-1:])),
             )
     return Kept()

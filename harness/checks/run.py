@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from executor_conformance.harness.case import digest
-from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, decides
+from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
 from executor_conformance.harness.view import CallbackView, HistoryView, line
+
+CUT_SHORT = "the case was cut short before the callback had come to rest"
 
 
 def _healthy(view: HistoryView) -> list[CallbackView]:
@@ -16,9 +18,12 @@ def runs_once(view: HistoryView) -> Found:
     """The callable was entered exactly once."""
     for callback in _healthy(view):
         entered = len(callback.reported("enter"))
-        if entered != 1:
+        times = max(entered, callback.executions)
+        if not times and not callback.settled:
+            return Unproven(CUT_SHORT)
+        if entered != 1 or times > 1:
             return Broken(
-                "The callable did not run" if not entered else f"The callable ran {entered} times",
+                "The callable did not run" if not entered else f"The callable ran {times} times",
                 callback.story(),
             )
     return Kept() if _healthy(view) else Undecided("no callback of this case is expected to succeed")
@@ -29,7 +34,7 @@ def runs_in_a_process_of_its_own(view: HistoryView) -> Found:
     """The callable ran in a child of a worker, never in the scheduler process."""
     seen: dict[int, str] = {}
     for callback in _healthy(view):
-        for entered in callback.reported("enter")[:1]:
+        for entered in callback.reported("enter"):
             pid = entered["pid"]
             if pid in view.scheduler_pids:
                 return Broken("The callable ran in the scheduler process", (line(entered, "what", "pid", "ppid"),))
@@ -38,7 +43,7 @@ def runs_in_a_process_of_its_own(view: HistoryView) -> Found:
                     "The callable ran in a child of the scheduler process without a supervisor",
                     (line(entered, "what", "pid", "ppid"),),
                 )
-            if pid in seen:
+            if seen.get(pid, callback.id) != callback.id:
                 return Broken("Two callables shared one process", (line(entered, "what", "pid", "ppid"),))
             if any(request["pid"] == pid for request in callback.claims):
                 return Broken(
@@ -52,19 +57,23 @@ def runs_in_a_process_of_its_own(view: HistoryView) -> Found:
 @decides("RUN-3")
 def kwargs_arrive_equal(view: HistoryView) -> Found:
     """What the callable received is what was sent."""
+    decided = 0
     for callback in _healthy(view):
-        for entered in callback.reported("enter")[:1]:
-            received = {k: v for k, v in (entered["data"].get("kwargs") or {}).items() if k not in ("context", "probe")}
-            if digest(received) != callback.submitted["digest"]:
-                return Broken(
-                    "The kwargs did not arrive as they were sent",
-                    (
-                        f"sent:     {str(callback.submitted['kwargs'])[:300]}",
-                        f"received: {str(received)[:300]}",
-                    ),
-                )
-            return Kept()
-    return Undecided("the callable did not run")
+        entered = callback.reported("enter")
+        if not entered and not callback.settled:
+            return Unproven(CUT_SHORT)
+        if not entered:
+            return Broken("The kwargs did not arrive: the callable did not run", callback.story())
+        if "kwargs" not in entered[0]["data"]:
+            continue  # a callable that does not tell what it received
+        received = {k: v for k, v in entered[0]["data"]["kwargs"].items() if k not in ("context", "probe")}
+        if digest(received) != callback.submitted["digest"]:
+            return Broken(
+                "The kwargs did not arrive as they were sent",
+                (f"sent:     {str(callback.submitted['kwargs'])[:300]}", f"received: {str(received)[:300]}"),
+            )
+        decided += 1
+    return Kept() if decided else Undecided("no callable of this case tells which kwargs it received")
 
 
 @decides("RUN-4")
@@ -74,6 +83,8 @@ def context_where_accepted(view: HistoryView) -> Found:
     for callback in _healthy(view):
         kind = str(callback.submitted["path"]).rpartition(".")[2]
         entered = callback.reported("enter")
+        if kind in ("with_context", "Notifier", "without_context") and not (entered or callback.settled):
+            return Unproven(CUT_SHORT)
         if kind in ("with_context", "Notifier", "without_context") and not entered:
             return Broken(f"The callable '{kind}' was not called as its signature asks", callback.story())
         if kind == "with_context" and "dag_run" not in str(entered[0]["data"].get("context")):
@@ -89,12 +100,13 @@ def context_where_accepted(view: HistoryView) -> Found:
 @decides("RUN-5")
 def dag_file_callable_is_found(view: HistoryView) -> Found:
     """A callable of the Dag file ran."""
-    for callback in _healthy(view):
-        if "unusual_prefix" in callback.submitted["path"]:
-            if not callback.reported("enter"):
-                return Broken("The callable of the Dag file did not run", callback.story())
-            return Kept()
-    return Undecided("no callable of this case is defined in the Dag file")
+    found = [callback for callback in _healthy(view) if "unusual_prefix" in callback.submitted["path"]]
+    for callback in found:
+        if not callback.reported("enter"):
+            if not callback.settled:
+                return Unproven(CUT_SHORT)
+            return Broken("The callable of the Dag file did not run", callback.story())
+    return Kept() if found else Undecided("no callable of this case is defined in the Dag file")
 
 
 @decides("RUN-6")
@@ -102,6 +114,8 @@ def row_goes_queued_running_success(view: HistoryView) -> Found:
     """The row's states from QUEUED on are QUEUED, RUNNING, SUCCESS."""
     for callback in _healthy(view):
         if callback.states != ["queued", "running", "success"]:
+            if not callback.settled:
+                return Unproven(CUT_SHORT)
             went = ", ".join(state.upper() for state in callback.states) or "nowhere"
             return Broken(f"The row went {went} instead of QUEUED, RUNNING, SUCCESS", callback.story())
     return Kept() if _healthy(view) else Undecided("no callback of this case is expected to succeed")
@@ -110,12 +124,15 @@ def row_goes_queued_running_success(view: HistoryView) -> Found:
 @decides("RUN-7")
 def connection_and_variable_are_readable(view: HistoryView) -> Found:
     """The callable returned the values of the Connection and the Variable."""
-    for callback in view.subjects:
-        if not str(callback.submitted["path"]).endswith("read_secrets"):
-            continue
+    readers = [callback for callback in view.subjects if str(callback.submitted["path"]).endswith("read_secrets")]
+    for callback in readers:
         returned = callback.reported("return")
         refused = [event for event in callback.responses(callback.requests) if event["status"] >= 400]
+        if not callback.reported("enter"):
+            return Unproven("the callable did not run, so it asked for nothing")
         if not returned:
+            if not callback.settled:
+                return Unproven(CUT_SHORT)
             return Broken(
                 "The callable could not read a Connection and a Variable",
                 (
@@ -125,8 +142,7 @@ def connection_and_variable_are_readable(view: HistoryView) -> Found:
             )
         if (returned[0]["data"].get("port"), returned[0]["data"].get("value")) != (8443, "a value"):
             return Broken("The callable read other values than the metadata holds", (str(returned[0]["data"]),))
-        return Kept()
-    return Undecided("no callable of this case reads a Connection")
+    return Kept() if readers else Undecided("no callable of this case reads a Connection")
 
 
 @decides("RUN-8")
@@ -135,6 +151,8 @@ def log_is_where_log_path_says(view: HistoryView) -> Found:
     looked = view.probe("log")
     if not looked:
         return Undecided("this case does not look for the log")
+    if not any(callback.reported("enter") for callback in view.subjects):
+        return Unproven("the callable did not run, so it printed nothing")
     data = looked[-1]["data"]
     if not data["files"]:
         return Broken("There is no log at the workload's log_path", (f"log_path: {data['log_path']}",))
@@ -146,16 +164,19 @@ def log_is_where_log_path_says(view: HistoryView) -> Found:
 @decides("RUN-10")
 def supervisor_always_answers(view: HistoryView) -> Found:
     """Each question to the supervisor was answered, with a value or an error."""
+    answers = []
     for callback in view.subjects:
         entered, answered = callback.reported("enter"), callback.reported("answered")
         if not str(callback.submitted["path"]).rpartition(".")[2].startswith("ask_") or not entered:
             continue
         if not answered:
+            if not callback.settled and not view.of("note", what="unanswered"):
+                return Unproven(CUT_SHORT)
             waited = max(event["t"] for event in view.events) - entered[0]["t"]
             question = str(callback.submitted["path"]).rpartition("ask_")[2]
             unanswered = view.of("note", what="unanswered")
             if unanswered:
                 waited = unanswered[-1]["waited_s"]
             return Broken(f"The supervisor did not answer '{question}' within {waited:.1f} s", callback.story())
-        return Kept(str(answered[0]["data"].get("answer"))[:200])
-    return Undecided("no callable of this case asked its supervisor")
+        answers.append(str(answered[0]["data"].get("answer"))[:200])
+    return Kept("; ".join(answers)) if answers else Undecided("no callable of this case asked its supervisor")

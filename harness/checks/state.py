@@ -19,7 +19,7 @@ def events_come_in_order(view: HistoryView) -> Found:
         seen = seen or bool(states)
         if not SEQUENCE.fullmatch("".join(f"{state} " for state in states)):
             return Broken(
-                f"The executor's events are {', '.join(state.upper() for state in states)}",
+                f"The executor's events are {', '.join(str(state).upper() for state in states)}",
                 tuple(line(event, "executor", "state", "info") for event in callback.events),
             )
     return Kept() if seen else Undecided("the executor emitted no event for a callback")

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, decides
+from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
 from executor_conformance.harness.view import HistoryView, line
 
 EXPECTED = {"conformance_task_succeeds": "success", "conformance_task_raises": "failed"}
+ENDED = ("success", "failed", "skipped", "upstream_failed", "up_for_retry", "removed")
 
 
 @decides("TASK-1")
 def tasks_end_as_they_should(view: HistoryView) -> Found:
     """A task that succeeds ends SUCCESS, one that raises ends FAILED."""
     decided = 0
+    missing = set(EXPECTED)
     for run in view.of("note", what="dag run"):
         expected = EXPECTED.get(run["dag_id"])
         if expected is None:
             continue
+        missing.discard(run["dag_id"])
+        waited = any(f"task {run['dag_id']}." in str(bound.get("waiting_for")) for bound in view.of("bound"))
         for task, ti in run["task_instances"].items():
-            rows = view.of("task_row", id=ti)
+            rows = view.task_rows(ti)
             decided += 1
+            if not waited and (not rows or rows[-1]["new"] not in ENDED):
+                return Unproven(f"the case was cut short before the task '{task}' had ended")
             if not rows or rows[-1]["new"] != expected:
                 state = str(rows[-1]["new"]).upper() if rows else "never started"
                 return Broken(
                     f"The task '{task}' is {state} instead of {expected.upper()}",
                     tuple(line(row, "old", "new") for row in rows[-5:]),
                 )
-    return Kept(f"{decided} tasks") if decided else Undecided("no task of the control group ran")
+    if not decided:
+        return Undecided("no task of the control group ran")
+    if missing:
+        return Unproven(f"only a part of the control group ran, without {', '.join(sorted(missing))}")
+    return Kept(f"{decided} tasks")

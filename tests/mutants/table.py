@@ -11,7 +11,7 @@ CASES = {
     "kwargs": ("test_run", "test_kwargs", ("nested",)),
     "context": ("test_run", "test_context", ("without_context",)),
     "secrets": ("test_run", "test_reads_connection_and_variable", ()),
-    "raises": ("test_fail", "test_callable_fails_plainly", ("raises",)),
+    "raises": ("test_fail", "test_callable_raises", ()),
     "killed": ("test_crash", "test_killed_during", ("unit",)),
 }
 """Cases by short name: module of the suite, function, parameters."""

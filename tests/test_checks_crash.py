@@ -1,0 +1,229 @@
+"""The checks of the CRASH clauses on written histories."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.written import Written, assert_decides, history
+
+PASS, FAIL, ERROR, NA = "pass", "fail", "error", "not applicable"
+
+
+def crashed(edition: str = "claim", state: str = "failed", **more: object) -> Written:
+    """A callback whose worker was killed while it ran."""
+    written = history(edition).callback(expect="terminal").started().fault(victim="unit", pids=[200, 300])
+    return written.ended("c1", state, **more)  # type: ignore[arg-type]
+
+
+LIVENESS = [
+    ("terminal", crashed(), PASS, ""),
+    ("at-rest", history().callback().slots("c1").rest(), FAIL, "The row stays QUEUED: nothing"),
+    ("bound", history().callback().slots("c1").bound(), FAIL, "The row is still QUEUED after 30 s"),
+    # A wait that gave up is no proof of rest, whatever its name
+    ("rest-but-alive", history().callback().rest(alive=["unit 300"], quiet_steps=0), FAIL, "still QUEUED after"),
+    ("late", history().callback().bound().row("c1", "running", "failed"), FAIL, "FAILED only after the bound of 30 s"),
+    ("slow-but-in-time", history().callback().rest().row("c1", "running", "failed"), PASS, ""),
+    ("moved-since-rest", history().callback().rest().row("c1", "running"), ERROR, "neither rest nor bound"),
+    ("cut-short", history().callback(), ERROR, "neither rest nor bound"),
+    (
+        "second-is-stuck",
+        history().callback().succeeded().callback("c2").rest("c2"),
+        FAIL,
+        "The row stays QUEUED",
+    ),
+    (
+        "cut-short-does-not-hide-the-stuck",
+        history().callback().callback("c2").rest("c2"),
+        FAIL,
+        "The row stays QUEUED",
+    ),
+    ("filler-does-not-count", history().callback().succeeded().callback("f", role="filler").rest("f"), PASS, ""),
+    ("nothing", history(), NA, "no callback"),
+]
+
+CLAIM_FIRST = [
+    ("after", crashed(), PASS, "each after its claim"),
+    ("no-claim", history().callback().effect("c1", "enter"), FAIL, "although no claim succeeded"),
+    ("refused", history().callback().wire_claim(status=409).effect("c1", "enter"), FAIL, "no claim succeeded"),
+    # An answer that the harness made up has claimed nothing
+    ("made-up", history().callback().wire_claim(by="rule").effect("c1", "enter"), FAIL, "no claim succeeded"),
+    ("before", history().callback().effect("c1", "enter").wire_claim(), FAIL, "before the claim succeeded"),
+    ("import", history().callback(expect="terminal").effect(None, "import").wire_claim(), FAIL, "before the claim"),
+    ("no-code", history().callback().wire_claim(status=500), PASS, "no code ran"),
+    ("unreachable", history().fault("claim-unreachable").callback().rest(), PASS, "no code ran"),
+    ("nothing-shown", history().callback().rest(), NA, "neither a claim nor code"),
+    ("no-callback", history().fault("during"), NA, "neither a claim nor code"),
+    ("claimless", crashed("claimless"), NA, "no claim endpoint"),
+    ("idempotent", history("claim-idempotent").callback().effect("c1", "enter"), FAIL, "no claim succeeded"),
+    (
+        "only-the-second-breaks-it",
+        history().callback().succeeded().callback("c2").effect("c2", "enter", pid=301),
+        FAIL,
+        "although no claim succeeded",
+    ),
+]
+
+ONCE = [
+    ("once", crashed(), PASS, ""),
+    ("never", history().callback().wire_claim(status=500), PASS, ""),
+    ("twice", crashed().effect("c1", "enter", pid=301), FAIL, "ran 2 times"),
+    ("filler", history().callback("f", role="filler").effect("f", "enter", "enter"), FAIL, "ran 2 times"),
+    ("nameless", history().callback(path="no_arguments").effect(None, "enter", "enter"), FAIL, "ran 2 times"),
+    # A module that is imported by two workers has run its callable at most once
+    ("imported-twice", history().callback().effect(None, "import", "import").effect("c1", "enter"), PASS, ""),
+    (
+        "others-are-not-its-own",
+        history().callback().callback("c2").effect("c1", "enter").effect("c2", "enter"),
+        PASS,
+        "",
+    ),
+    ("task-reports", history().callback().effect("c1", "enter").effect(None, "enter", probe="task-succeeds"), PASS, ""),
+    ("nothing", history(), NA, "no callback"),
+]
+
+ONE_END = [
+    ("one", crashed(), PASS, ""),
+    ("failed-then-success", crashed().row("c1", "success"), FAIL, "was FAILED and became SUCCESS"),
+    ("back-to-running", crashed(state="success").row("c1", "running"), FAIL, "was SUCCESS and became RUNNING"),
+    ("deleted-later", crashed().row("c1", None), PASS, ""),
+    ("follow-up-too", crashed().followed().row("next", "failed"), FAIL, "was SUCCESS and became FAILED"),
+    ("after-the-end-of-the-case", crashed().add("end", trouble="").row("c1", "success"), PASS, ""),
+    ("never", history().callback().rest(), NA, "no row of this case is terminal"),
+]
+
+SURVIVES = [
+    ("kept", crashed().followed(), PASS, ""),
+    (
+        "error",
+        crashed().add("scheduler", what="error", message="boom", where="heartbeat"),
+        FAIL,
+        "did not survive: boom",
+    ),
+    ("gone", crashed().add("scheduler", what="gone", pid=100), FAIL, "did not survive: gone"),
+    ("hang", crashed().add("scheduler", what="hang", pid=100), FAIL, "did not survive: hang"),
+    ("restart-by-the-case", crashed().add("scheduler", what="started", pid=101).followed(), PASS, ""),
+    (
+        "slot",
+        history().callback().slots("c1").row("c1", "failed").rest().followed().slots("c1"),
+        FAIL,
+        "still takes a slot",
+    ),
+    ("slot-stuck", history().callback().slots("c1").rest(), FAIL, "still takes a slot"),
+    # What a scheduler counted that is no more says nothing
+    (
+        "slot-of-a-dead-scheduler",
+        history().callback().slots("c1").rest().add("scheduler", what="started", pid=101).followed(),
+        PASS,
+        "",
+    ),
+    ("slot-not-waited-for", history().callback().slots("c1").row("c1", "failed").followed(), PASS, ""),
+    (
+        "follow-up-fails",
+        crashed().callback("next", role="follow-up").failed("next"),
+        FAIL,
+        "callback after the fault did not succeed",
+    ),
+    (
+        "follow-up-stuck",
+        crashed().callback("next", role="follow-up").rest("next"),
+        FAIL,
+        "callback after the fault did not succeed",
+    ),
+    ("follow-up-cut-short", crashed().callback("next", role="follow-up"), ERROR, "cut short"),
+    ("task-fails", crashed().followed(task=False).task("t", "running", "failed"), FAIL, "task 'succeeds'"),
+    (
+        "task-never-starts",
+        crashed().followed(task=False).task("t").bound(waiting_for="task conformance_task_succeeds.succeeds"),
+        FAIL,
+        "task 'succeeds'",
+    ),
+    ("task-cut-short", crashed().followed(task=False).task("t", "running"), ERROR, "cut short"),
+    (
+        "other-tables-have-the-same-id",
+        crashed().followed().add("task_row", table="celery_taskmeta", id="ti-next", old=None, new="SUCCESS"),
+        PASS,
+        "",
+    ),
+    ("no-task", crashed().followed(task=False), NA, "no task followed"),
+    ("nothing-followed", crashed(), NA, "nothing followed"),
+]
+
+NOT_SUCCESS = [
+    ("failed", history().callback(expect="terminal").row("c1", "failed").rest(), PASS, ""),
+    ("stuck", history().callback(expect="terminal").rest(), PASS, ""),
+    ("row", history().callback(expect="terminal").row("c1", "success"), FAIL, "never ran"),
+    ("event", history().callback(expect="terminal").event("c1", "success").row("c1", "failed"), FAIL, "never ran"),
+    (
+        "import-is-no-run",
+        history().callback(expect="terminal").effect(None, "import").row("c1", "success"),
+        FAIL,
+        "never ran",
+    ),
+    ("ran", crashed(), NA, "the callable ran"),
+    ("nothing", history(), NA, "no callback"),
+    ("cut-short", history().callback(expect="terminal"), ERROR, "cut short"),
+    ("second", history().callback().succeeded().callback("c2").row("c2", "success"), FAIL, "never ran"),
+]
+
+TELLS = [
+    ("told", crashed(output="Worker 200 was killed by SIGKILL"), PASS, "SIGKILL"),
+    ("bare", crashed(output="Execution failed"), FAIL, "which does not tell that the worker died"),
+    ("empty", crashed(), FAIL, "which does not tell"),
+    (
+        "second",
+        crashed(output="Worker was killed").callback("c2").failed("c2", "").fault(victim="unit"),
+        FAIL,
+        "which does not tell",
+    ),
+    ("nobody-killed", history().callback().failed(output=""), NA, "no worker was killed"),
+    ("killed-before", history().fault(victim="unit").callback().failed(output=""), NA, "no worker was killed"),
+    ("idle-killed", history().callback().fault(victim="idle").failed(output=""), NA, "no worker was killed"),
+    ("success", crashed(state="success"), NA, "no worker was killed, or"),
+]
+
+NO_ORPHAN = [
+    ("none", crashed(), PASS, ""),
+    ("orphan", crashed().effect("c1", "effect", ppid=1), FAIL, "an orphan of the killed worker went on"),
+    ("repair-lets-it-go", crashed().add("end", trouble="").effect("c1", "effect", ppid=1), PASS, ""),
+    ("not-terminal", history().callback().started().rest(), NA, "no row"),
+]
+
+REPORTED = [
+    ("kept", crashed(state="success").effect("c1", "effect"), PASS, ""),
+    (
+        "lost",
+        history().callback().started().effect("c1", "return").event("c1", "success").row("c1", "failed"),
+        FAIL,
+        "reported success and the row ends FAILED",
+    ),
+    # A success that is a lie is another clause's matter
+    ("never-returned", history().callback().event("c1", "success").row("c1", "failed"), NA, "never said"),
+    ("not-reported", crashed().effect("c1", "return"), NA, "never said"),
+]
+
+TABLES = {
+    "CRASH-1": LIVENESS,
+    "CRASH-2": CLAIM_FIRST,
+    "CRASH-3": ONCE,
+    "CRASH-4": ONE_END,
+    "CRASH-5": SURVIVES,
+    "CRASH-6": NOT_SUCCESS,
+    "CRASH-7": TELLS,
+    "CRASH-8": NO_ORPHAN,
+    "CRASH-9": REPORTED,
+}
+
+
+@pytest.mark.parametrize(
+    ("clause", "written", "verdict", "reason"),
+    [pytest.param(clause, *row[1:], id=f"{clause}-{row[0]}") for clause, rows in TABLES.items() for row in rows],
+)
+def test_crash(clause: str, written: Written, verdict: str, reason: str) -> None:
+    assert_decides(written, clause, verdict, reason)
+
+
+@pytest.mark.parametrize(("late_s", "verdict"), [(-0.5, PASS), (0.0, PASS), (0.015, PASS), (0.05, FAIL), (3.0, FAIL)])
+def test_an_effect_is_late_beyond_the_skew_of_the_clocks(late_s: float, verdict: str) -> None:
+    written = crashed()
+    end = next(event["t"] for event in written.events if event["kind"] == "row" and event["new"] == "failed")
+    assert_decides(written.effect("c1", "effect", t=end + late_s), "CRASH-8", verdict, "")

@@ -1,0 +1,265 @@
+"""The checks of the RUN, FAIL and TASK clauses on written histories."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.written import SCHEDULER, Written, assert_decides, history
+
+PASS, FAIL, FINDING, ERROR, NA = "pass", "fail", "finding", "error", "not applicable"
+CUT = "cut short"
+SECRETS = {"port": 8443, "value": "a value"}
+
+
+def ran(path: str = "succeed", **more: object) -> Written:
+    """A callback of ``path`` that went as it should."""
+    return history().callback(path=path).succeeded(**more)  # type: ignore[arg-type]
+
+
+def never(path: str = "succeed", edition: str = "claim") -> Written:
+    """One that failed before its callable was entered."""
+    return history(edition).callback(path=path).row("c1", "failed").rest()
+
+
+def sent(kwargs: dict[str, object], received: dict[str, object] | None, id: str = "c1") -> Written:
+    """kwargs that were sent and, if the callable was entered, received."""
+    written = history().callback(id, path="succeed", kwargs=kwargs)
+    return written if received is None else written.succeeded(id, data={"kwargs": received})
+
+
+def asked(path: str = "read_secrets", edition: str = "claim") -> Written:
+    """A callable that was entered and asks its supervisor."""
+    return history(edition).callback(path=path, expect="terminal").started()
+
+
+ONCE = [
+    ("once", ran(), PASS, ""),
+    ("never", never(), FAIL, "did not run"),
+    ("stuck", history().callback().rest(), FAIL, "did not run"),
+    ("twice", ran().effect("c1", "enter", pid=301), FAIL, "ran 2 times"),
+    ("half-twice", ran().effect("c1", "return", pid=301), FAIL, "ran 2 times"),
+    ("second-never", ran().callback("c2").rest("c2"), FAIL, "did not run"),
+    ("cut-short", history().callback(), ERROR, CUT),
+    ("expects-failure", history().callback(expect="failure").rest(), NA, "no callback"),
+    ("fillers-only", history().callback("f", role="filler").rest("f"), NA, "no callback"),
+    ("nothing", history(), NA, "no callback"),
+]
+
+OWN_PROCESS = [
+    ("own", ran(), PASS, "pids [300]"),
+    ("scheduler", ran(pid=SCHEDULER, ppid=1), FAIL, "ran in the scheduler process"),
+    ("child-of-the-scheduler", ran(ppid=SCHEDULER), FAIL, "without a supervisor"),
+    ("scheduler-of-later", ran(pid=101).add("scheduler", what="started", pid=101), FAIL, "in the scheduler process"),
+    ("worker-itself", history().callback().wire_claim(pid=300).effect("c1", "enter"), FAIL, "process that talks to"),
+    ("second-run", ran().effect("c1", "enter", pid=SCHEDULER), FAIL, "in the scheduler process"),
+    ("shared", ran().callback("c2").succeeded("c2"), FAIL, "shared one process"),
+    ("not-shared", ran().callback("c2").succeeded("c2", pid=301), PASS, "pids [300, 301]"),
+    ("did-not-run", never(), NA, "did not run"),
+]
+
+ARRIVED = [
+    ("equal", sent({"a": [1, None]}, {"a": [1, None], "context": {}, "probe": "p"}), PASS, ""),
+    ("empty", sent({}, {}), PASS, ""),
+    ("changed", sent({"a": 1}, {"a": "1"}), FAIL, "did not arrive as they were sent"),
+    ("dropped", sent({"a": 1}, {}), FAIL, "received: {}"),
+    ("added", sent({}, {"b": 1}), FAIL, "did not arrive as they were sent"),
+    ("never-entered", never(), FAIL, "the callable did not run"),
+    (
+        "second-changed",
+        sent({}, {}).callback("c2", kwargs={"a": 1}).succeeded("c2", data={"kwargs": {}}),
+        FAIL,
+        "as they",
+    ),
+    ("cut-short", sent({"a": 1}, None), ERROR, CUT),
+    ("not-told", ran("hold"), NA, "tells which kwargs"),
+    ("nothing", history(), NA, "tells which"),
+]
+
+CONTEXT = [
+    ("with", ran("with_context", data={"context": ["dag_run"]}), PASS, ""),
+    ("without", ran("without_context"), PASS, ""),
+    ("notifier", ran("Notifier", data={"context": ["dag_run"]}).effect("c1", "instantiate"), PASS, ""),
+    ("withheld", ran("with_context", data={"context": "None"}), FAIL, "did not get one"),
+    ("forced", never("without_context"), FAIL, "not called as its signature asks"),
+    ("not-called", never("Notifier"), FAIL, "not called as its signature asks"),
+    ("not-instantiated", ran("Notifier", data={"context": ["dag_run"]}), FAIL, "was not instantiated"),
+    (
+        "notifier-without",
+        ran("Notifier", data={"context": []}).effect("c1", "instantiate"),
+        FAIL,
+        "without its context",
+    ),
+    ("cut-short", history().callback(path="with_context"), ERROR, CUT),
+    ("others", ran(), NA, "has to do with the context"),
+]
+
+DAG_FILE = [
+    ("found", ran("unusual_prefix_x.in_the_dag_file"), PASS, ""),
+    ("not-found", never("unusual_prefix_x.in_the_dag_file"), FAIL, "did not run"),
+    ("cut-short", history().callback(path="unusual_prefix_x.f"), ERROR, CUT),
+    ("others", ran(), NA, "defined in the Dag file"),
+]
+
+ORDER = [
+    ("in-order", ran(), PASS, ""),
+    (
+        "before-queued-is-core's",
+        history().callback(handed=None).row("c1", "pending", "queued", "running", "success"),
+        PASS,
+        "",
+    ),
+    ("no-running", history().callback().row("c1", "success"), FAIL, "went QUEUED, SUCCESS instead"),
+    ("failed", history().callback().failed(), FAIL, "went QUEUED, RUNNING, FAILED"),
+    ("stuck", history().callback().rest(), FAIL, "went QUEUED instead"),
+    ("nowhere", history().callback(handed=None).rest(), FAIL, "went nowhere"),
+    ("again", ran().row("c1", "running", "success"), FAIL, "went QUEUED, RUNNING, SUCCESS, RUNNING"),
+    ("second", ran().callback("c2").rest("c2"), FAIL, "went QUEUED instead"),
+    ("cut-short", history().callback(), ERROR, CUT),
+    ("terminal", history().callback(expect="terminal").rest(), NA, "expected to succeed"),
+]
+
+READS = [
+    ("read", asked().effect("c1", "return", data=SECRETS).ended(), PASS, ""),
+    ("other-values", asked().effect("c1", "return", data={"port": 1}).ended(), FAIL, "other values"),
+    ("refused", asked().request("c1", "/execution/connections/x", 403).ended("c1", "failed"), FAIL, "status=403"),
+    (
+        "refused-by-the-edition",
+        asked(edition="claimless").request("c1", "/execution/connections/x", 403).ended("c1", "failed"),
+        FINDING,
+        "could not read",
+    ),
+    ("never-entered", never("read_secrets", "claimless"), ERROR, "asked for nothing"),
+    ("cut-short", asked(), ERROR, CUT),
+    ("others", ran(), NA, "reads a Connection"),
+]
+
+ANSWERS = [
+    ("value", asked("ask_xcom").effect("c1", "answered", data={"answer": "None"}).ended(), PASS, "None"),
+    ("error", asked("ask_xcom").effect("c1", "answered", data={"answer": "KeyError: x"}).ended(), PASS, "KeyError"),
+    ("hangs", asked("ask_variable_set").note("unanswered", waited_s=5.0), FINDING, "'variable_set' within 5.0 s"),
+    ("died-of-it", asked("ask_xcom").ended("c1", "failed"), FINDING, "did not answer 'xcom'"),
+    ("cut-short", asked("ask_xcom"), ERROR, CUT),
+    ("never-entered", never("ask_xcom"), NA, "asked its supervisor"),
+    ("others", ran(), NA, "asked its supervisor"),
+]
+
+
+def logged(**data: object) -> Written:
+    """A callable that printed, and what the log was found to hold."""
+    return ran("speak").add("probe", name="log", data={"log_path": "a/b", "files": ["a/b"], "found": "a/b", **data})
+
+
+LOG = [
+    ("found", logged(), PASS, "a/b"),
+    ("no-file", logged(files=[], found=""), FAIL, "log_path: a/b"),
+    ("not-in-it", logged(found=""), FAIL, "does not hold what the callable printed"),
+    ("never-printed", never().add("probe", name="log", data={"log_path": "a", "files": []}), ERROR, "printed nothing"),
+    ("not-looked", ran(), NA, "does not look for the log"),
+]
+
+RAISED = history().callback(expect="failure").failed().followed(task=False)
+
+
+def failing(id: str = "c1") -> Written:
+    """A callback whose callable is to fail, before it did."""
+    return history().callback(id, expect="failure")
+
+
+ENDS_FAILED = [
+    ("failed", failing().failed(), PASS, ""),
+    ("success", failing().succeeded(), FAIL, "the row is SUCCESS"),
+    ("stuck", failing().rest(), FAIL, "the row is QUEUED"),
+    ("bound", failing().started().bound(), FAIL, "the row is RUNNING"),
+    ("late", failing().started().bound().row("c1", "failed"), FAIL, "FAILED only after the bound"),
+    ("second", failing().failed().callback("c2", expect="failure").rest("c2"), FAIL, "the row is QUEUED"),
+    ("cut-short", failing(), ERROR, CUT),
+    ("others", ran(), NA, "no callable of this case fails"),
+]
+
+NOT_AGAIN = [
+    ("once", failing().failed(), PASS, ""),
+    ("not-at-all", failing().rest(), PASS, ""),
+    ("again", failing().failed().effect("c1", "enter", pid=301), FAIL, "ran 2 times"),
+    ("others", ran().effect("c1", "enter"), NA, "no callable of this case fails"),
+]
+
+GOES_ON = [
+    ("kept", RAISED, PASS, ""),
+    ("slot", failing().slots("c1").row("c1", "failed").rest(), FAIL, "still takes a slot"),
+    ("next-fails", failing().failed().callback("n", role="follow-up").failed("n"), FAIL, "did not succeed"),
+    ("next-stuck", failing().failed().callback("n", role="follow-up").rest("n"), FAIL, "did not succeed"),
+    ("next-cut-short", failing().failed().callback("n", role="follow-up"), ERROR, CUT),
+    ("no-next", failing().failed(), NA, "no callback followed"),
+    ("others", ran().followed(), NA, "no callable of this case fails"),
+]
+
+CAUSE = [
+    ("told", failing().failed(), PASS, "ValueError"),
+    ("bare", failing().failed(output="Execution failed"), FAIL, "which tells no cause"),
+    ("empty", failing().failed(output=None), FAIL, "`output` is ''"),
+    (
+        "second",
+        failing().failed().callback("c2", expect="failure").failed("c2", " execution failed "),
+        FAIL,
+        "no cause",
+    ),
+    ("not-failed", failing().rest(), NA, "no row of this case ended FAILED"),
+]
+
+NEVER_SUCCESS = [
+    ("never", failing().failed(), PASS, ""),
+    ("row", failing().row("c1", "success", "failed"), FAIL, "was SUCCESS in its row"),
+    ("event", failing().event("c1", "success").row("c1", "failed"), FAIL, "reported SUCCESS"),
+    ("follow-up-may", RAISED, PASS, ""),
+    ("others", ran(), NA, "no callable of this case fails"),
+]
+
+
+def control(succeeds: str = "success", raises: str = "failed") -> Written:
+    """The control group with its ends."""
+    written = history().task("t1", "running", succeeds)
+    return written.task("t2", "running", raises, dag="conformance_task_raises", name="raises")
+
+
+CONTROL = [
+    ("kept", control(), PASS, "2 tasks"),
+    ("succeeds-failed", control("failed"), FAIL, "'succeeds' is FAILED instead of SUCCESS"),
+    ("raises-succeeded", control(raises="success"), FAIL, "'raises' is SUCCESS instead of FAILED"),
+    ("retry", control(raises="up_for_retry"), FAIL, "is UP_FOR_RETRY"),
+    ("stuck", history().task("t").bound(waiting_for="task conformance_task_succeeds.succeeds"), FAIL, "never started"),
+    ("cut-short", history().task("t", "running"), ERROR, CUT),
+    ("half", history().task("t", "success"), ERROR, "without conformance_task_raises"),
+    (
+        "celery's-own-table",
+        control().add("task_row", table="celery_taskmeta", id="t1", old=None, new="SUCCESS"),
+        PASS,
+        "2 tasks",
+    ),
+    ("other-dags", history().task("t", "failed", dag="conformance_task_holds"), NA, "no task of the control group"),
+]
+
+TABLES = {
+    "RUN-1": ONCE,
+    "RUN-2": OWN_PROCESS,
+    "RUN-3": ARRIVED,
+    "RUN-4": CONTEXT,
+    "RUN-5": DAG_FILE,
+    "RUN-6": ORDER,
+    "RUN-7": READS,
+    "RUN-8": LOG,
+    "RUN-10": ANSWERS,
+    "FAIL-1": ENDS_FAILED,
+    "FAIL-2": NOT_AGAIN,
+    "FAIL-3": GOES_ON,
+    "FAIL-4": CAUSE,
+    "FAIL-5": NEVER_SUCCESS,
+    "TASK-1": CONTROL,
+}
+
+
+@pytest.mark.parametrize(
+    ("clause", "written", "verdict", "reason"),
+    [pytest.param(clause, *row[1:], id=f"{clause}-{row[0]}") for clause, rows in TABLES.items() for row in rows],
+)
+def test_run(clause: str, written: Written, verdict: str, reason: str) -> None:
+    assert_decides(written, clause, verdict, reason)

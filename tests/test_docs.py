@@ -1,0 +1,76 @@
+"""The documentation: generated pages are up to date, links lead somewhere, and what it names exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from executor_conformance.harness.backend import Backend, Options
+from executor_conformance.harness.catalogue import load_catalogue
+from executor_conformance.suites.cli import main, suite_cases
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+def test_the_contract_page_is_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("make_contract", ROOT / "docs" / "make_contract.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    catalogue = load_catalogue()
+    fresh = module.render(catalogue, suite_cases(catalogue))
+    assert (ROOT / "docs" / "contract.md").read_text("utf-8") == fresh, "run: python docs/make_contract.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links(page: Path) -> None:
+    """Links within the project lead to a file that is there."""
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
+    inner = [link for link in links if "://" not in link]
+    assert [link for link in inner if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_and_commands_exist(page: Path) -> None:
+    """Every ``--conformance-…`` option, subcommand and clause that a page names is there."""
+    text = page.read_text("utf-8")
+    plugin = (ROOT / "suites" / "plugin.py").read_text("utf-8")
+    options = set(re.findall(r"--conformance-[a-z]+", text))
+    assert [option for option in options if f'"{option}"' not in plugin] == []
+    commands = set(re.findall(r"(?m)(?:^|`)executor-conformance ([a-z]+)", text))
+    assert commands <= set(main.commands)
+    catalogue = load_catalogue()
+    groups = "|".join(group.id for group in catalogue.groups)
+    clauses = set(re.findall(rf"\b(?:{groups})-\d+", text))
+    assert clauses <= {clause.id for clause in catalogue.clauses}
+
+
+def test_extras_in_the_pages_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    for page in PAGES:
+        for names in re.findall(r"conformance\[([a-z,]+)\]", page.read_text("utf-8")):
+            assert set(names.split(",")) <= set(extras), page.name
+
+
+def test_the_example_backend_is_whole() -> None:
+    """The class in the page on backends imports and implements all that a backend must."""
+    page = (ROOT / "docs" / "backends.md").read_text("utf-8")
+    code = page.split("```python\n", 1)[1].split("```", 1)[0]
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(compile(code, "docs/backends.md", "exec"), names)
+    example = names["AcmeBackend"]
+    assert issubclass(example, Backend)
+    assert not example.__abstractmethods__
+    assert "acme" in str(example.missing(Options()))
+
+
+def test_the_page_on_backends_names_every_member() -> None:
+    page = (ROOT / "docs" / "backends.md").read_text("utf-8")
+    members = [name for name in (*vars(Backend), *Backend.__annotations__) if not name.startswith("_")]
+    assert [name for name in members if f"`{name}" not in page] == []
