@@ -99,6 +99,25 @@ def check(history: History, clauses: Iterable[str], catalogue: Catalogue) -> lis
     return decisions
 
 
+def decide(history: History, clauses: Iterable[str], catalogue: Catalogue) -> list[Decision]:
+    """Decide a case from its history, with what its ``end`` says of how the scenario went.
+
+    A scenario that had no means to run decides nothing. One that broke is an error of the harness, unless the
+    history shows a clause broken all the same. A scheduler that died in it is always asked about.
+    """
+    ended = (history.of("end") or [{}])[-1]
+    asked = list(clauses)
+    if reason := ended.get("not_applicable"):
+        return [Decision(clause, Verdict.NOT_APPLICABLE, reason) for clause in asked]
+    if ended.get("scheduler_died") and "CRASH-5" not in asked:
+        asked.append("CRASH-5")
+    decisions = check(history, asked, catalogue)
+    broken = any(decision.verdict in (Verdict.FAIL, Verdict.FINDING) for decision in decisions)
+    if (trouble := ended.get("trouble")) and not broken:
+        return [Decision(clause, Verdict.ERROR, trouble) for clause in asked]
+    return decisions
+
+
 def _decide(view: HistoryView, clause_id: str, catalogue: Catalogue) -> Decision:
     clause = catalogue.clause(clause_id)
     if clause_id not in CHECKS:

@@ -14,7 +14,7 @@ from pathlib import Path
 from executor_conformance.harness.backend import Backend, Options, Variant
 from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.catalogue import Catalogue
-from executor_conformance.harness.checker import check
+from executor_conformance.harness.checker import decide
 from executor_conformance.harness.environment import PARALLELISM, Environment
 from executor_conformance.harness.errors import ConformanceError, HarnessError, SchedulerDied, UsageError
 from executor_conformance.harness.expectations import Expectations
@@ -225,7 +225,9 @@ class Recorder:
             run.case.disturbed = True
         env = run.case.env
         self._earlier.setdefault(id(env), []).extend(callback.id for callback in run.case.callbacks)
-        run.history.append("end", trouble=run.trouble)
+        run.history.append(
+            "end", trouble=run.trouble, not_applicable=run.not_applicable, scheduler_died=run.scheduler_died
+        )
         result = self._decide(run, round(time.monotonic() - run.began, 3))
         self._restore(run, env)
         run.history.close()
@@ -243,15 +245,7 @@ class Recorder:
     def _decide(self, run: CaseRun, duration_s: float) -> CaseResult:
         spec = run.spec
         clauses = [clause for clause in spec.clauses if self.catalogue.clause(clause).level in self.levels]
-        if run.not_applicable:
-            decisions = [Decision(clause, Verdict.NOT_APPLICABLE, run.not_applicable) for clause in clauses]
-        else:
-            if run.scheduler_died and "CRASH-5" not in clauses:
-                clauses.append("CRASH-5")
-            decisions = check(run.history, clauses, self.catalogue)
-            failed = any(decision.verdict in (Verdict.FAIL, Verdict.FINDING) for decision in decisions)
-            if run.trouble and not failed:
-                decisions = [Decision(clause, Verdict.ERROR, run.trouble) for clause in clauses]
+        decisions = decide(run.history, clauses, self.catalogue)
         decisions = self.expectations.apply(run.subject.label, spec.id, decisions)
         decisions = self._with_control(run, decisions)
         results = clause_results(decisions)

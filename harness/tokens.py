@@ -46,7 +46,7 @@ class Mint:
         """The same with the algorithm 'none' and no signature."""
         now = int(time.time())
         content = {**self.claims, "iat": now, "nbf": now, "exp": now + 600, **claims}
-        return jwt.encode(content, None, algorithm="none")
+        return jwt.encode(content, "", algorithm="none")
 
 
 def ask(base_url: str, method: str, path: str, token: str | None, body: str | None = None) -> int:

@@ -224,12 +224,12 @@ def _environments() -> dict[str, str | None]:
     """Each registered backend with what is missing for it, if anything."""
     from executor_conformance.harness.backend import Options
     from executor_conformance.harness.session import GROUP
-    from executor_conformance.suites.plugin import _check_airflow
+    from executor_conformance.suites.run_state import check_airflow
 
     found: dict[str, str | None] = {}
     for point in importlib.metadata.entry_points(group=GROUP):
         try:
-            _check_airflow()
+            check_airflow()
             found[point.name] = point.load().missing(Options())
         except ConformanceError as error:
             found[point.name] = str(error)
@@ -366,7 +366,7 @@ def decide_again(path: Path, catalogue: Catalogue) -> tuple[dict[str, Any], list
 
     :raises UsageError: the history is broken.
     """
-    from executor_conformance.harness.checker import check as decide
+    from executor_conformance.harness.checker import decide
     from executor_conformance.harness.history import read_history
 
     history = read_history(path)
@@ -380,9 +380,6 @@ def decide_again(path: Path, catalogue: Catalogue) -> tuple[dict[str, Any], list
         raise UsageError(
             f"The history {path} cannot be decided ({type(error).__name__}: {error}); it was truncated or edited."
         ) from None
-    trouble = next((str(event.get("trouble") or "") for event in history.of("end")), "the case did not come to its end")
-    if trouble and not any(decision.verdict in (Verdict.FAIL, Verdict.FINDING) for decision in decisions):
-        decisions = [Decision(clause, Verdict.ERROR, trouble) for clause in clauses]
     return header, decisions
 
 

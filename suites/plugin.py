@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import importlib
 import inspect
-import os
-import platform
-import shlex
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from executor_conformance.suites.reporting import RESULT, SUBJECT
+from executor_conformance.suites.reporting import RUN as RUN_FACTS
 
 if TYPE_CHECKING:
     from executor_conformance.harness.case import Case
     from executor_conformance.harness.environment import Environment
-    from executor_conformance.harness.session import CaseSpec, EnvironmentPool, Recorder, Subject
+    from executor_conformance.harness.session import CaseSpec, Subject
+    from executor_conformance.suites.run_state import ConformanceState
 
 PACKAGE = "executor_conformance.suites"
 STATE = pytest.StashKey["ConformanceState"]()
-RESULT = "conformance"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,159 +50,20 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "conformance(*clauses, smoke=False): a case that decides these clauses")
 
 
-class ConformanceState:
-    """What a pytest process knows about the run; made only when a conformance case is collected."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        from executor_conformance.harness.backend import Options
-        from executor_conformance.harness.catalogue import load_catalogue
-        from executor_conformance.harness.history import Clock
-        from executor_conformance.harness.session import LEVELS, choose_backends, subjects_of
-
-        option = config.option
-        self.config = config
-        self.catalogue = load_catalogue()
-        self.options = Options(
-            executor=option.conformance_executor,
-            database=option.conformance_database,
-            substrate=option.conformance_substrate,
-            broker=option.conformance_broker,
-        )
-        level = option.conformance_level
-        self.levels = LEVELS[: LEVELS.index(level) + 1]
-        _check_airflow()
-        _check_database(self.options.database)
-        chosen = choose_backends(option.conformance_backend)
-        if self.options.executor:
-            if len(chosen) != 1:
-                from executor_conformance.harness.errors import UsageError
-
-                raise UsageError("An executor of your own needs one environment; name it with --conformance-backend.")
-            if not hasattr(config, "workerinput"):
-                from executor_conformance.harness.scheduler import check_executor_path
-
-                check_executor_path(self.options.executor)
-        self.subjects, self.unavailable = subjects_of(chosen, self.options)
-        self.clock = Clock()
-        self.started = dt.datetime.now(dt.UTC)
-        self.began = time.monotonic()
-        self.folder = Path(option.conformance_report).absolute()
-        self.expectations = self._load_expectations(option.conformance_expectations)
-        self.results: list[dict[str, Any]] = []
-        self.described: dict[str, dict[str, Any]] = {}
-        self.run_facts: dict[str, Any] = {}
-        self._pool: EnvironmentPool | None = None
-        self._recorder: Recorder | None = None
-        self.root: Path | None = None
-
-    def _load_expectations(self, given: str | None) -> Any:
-        from executor_conformance.harness.expectations import Expectations, load_expectations
-
-        path = Path(given) if given else _own_expectations(self.config)
-        if path is None or (self.options.executor and not given):
-            return Expectations()
-        return load_expectations(path, self.catalogue)
-
-    @property
-    def pool(self) -> EnvironmentPool:
-        """The environments of this process."""
-        if self._pool is None:
-            from executor_conformance.harness.session import EnvironmentPool
-            from executor_conformance.harness.supervisor import sweep_stale
-
-            base = Path(tempfile.gettempdir()) / "executor-conformance"
-            base.mkdir(mode=0o700, exist_ok=True)
-            sweep_stale(base)
-            worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-            self.root = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-{worker}-", dir=base))
-            sweep_stale(self.root)
-            self._pool = EnvironmentPool(self.root, self.clock, self._say)
-        return self._pool
-
-    @property
-    def recorder(self) -> Recorder:
-        """Runs cases and keeps their histories."""
-        if self._recorder is None:
-            from executor_conformance.harness.session import Recorder
-
-            self._recorder = Recorder(self.catalogue, self.expectations, self.folder, self.levels)
-        return self._recorder
-
-    def _say(self, text: str) -> None:
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None:
-            reporter.write_line("")
-            reporter.write_line(text)
-
-    def close(self) -> None:
-        """Stop the environments of this process."""
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
-        if self.root is not None:
-            import shutil
-
-            shutil.rmtree(self.root, ignore_errors=True)
-
-
-def _own_expectations(config: pytest.Config) -> Path | None:
-    """The checkout's own expectations for the installed Airflow, if pytest runs in the checkout."""
-    folder = config.rootpath / "expectations"
-    if not (config.rootpath / "suites" / "contract.toml").exists():
-        return None
-    from importlib.metadata import version
-
-    line = ".".join(version("apache-airflow-core").split(".")[:2])
-    path = folder / f"{line}.toml"
-    return path if path.exists() else None
-
-
-def _check_airflow() -> None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    from executor_conformance.harness.errors import UsageError
-
-    try:
-        found = version("apache-airflow-core")
-    except PackageNotFoundError:
-        raise UsageError(
-            "Airflow is not installed in this environment; install apache-airflow 3.3 or later beside this package."
-        ) from None
-    major, minor = (int(part) for part in found.split(".")[:2])
-    if (major, minor) < (3, 3):
-        raise UsageError(f"Airflow {found} is too old: callbacks on executors need Airflow 3.3 or later.")
-
-
-def _check_database(kind: str) -> None:
-    from executor_conformance.harness.errors import UsageError
-
-    if kind not in ("sqlite", "postgres") and not kind.startswith(("postgresql://", "postgresql+", "postgres://")):
-        raise UsageError(f"The database '{kind}' is unknown; give 'sqlite', 'postgres', or a postgresql:// address.")
-
-
-def _check_folder(folder: Path) -> None:
-    from executor_conformance.harness.errors import UsageError
-
-    try:
-        (folder / "histories").mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_text("", "utf-8")
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(
-            f"The report folder {folder} is not writable ({error.strerror}); name another with --conformance-report."
-        ) from None
-
-
 def state_of(config: pytest.Config) -> ConformanceState:
     """The run's state, made at the first call; bad input ends the run with exit code 2."""
+    global _present
     if STATE not in config.stash:
         from executor_conformance.harness.errors import ConformanceError
+        from executor_conformance.suites.reporting import Collected
+        from executor_conformance.suites.run_state import ConformanceState, check_folder
 
         try:
             state = ConformanceState(config)
-            _check_folder(state.folder)
+            check_folder(state.folder)
             config.stash[STATE] = state
+            config.stash[COLLECTED] = Collected(state)
+            _present = config
         except ConformanceError as error:
             pytest.exit(f"conformance: {error}", returncode=error.exit_code)
     return config.stash[STATE]
@@ -225,6 +81,14 @@ class SuiteModule(pytest.Module):
 
     def _getobj(self) -> Any:
         return importlib.import_module(f"{PACKAGE}.{self.path.stem}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Refuse bad input before anything is collected, and let the controller of pytest-xdist know the run."""
+    expression = session.config.option.markexpr or ""
+    if "conformance" in expression and "not conformance" not in expression:
+        state_of(session.config)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -309,7 +173,8 @@ def spec_of(item: pytest.Item, state: ConformanceState) -> CaseSpec:
     marker = item.get_closest_marker("conformance")
     assert marker is not None
     levels = [state.catalogue.clause(clause).level for clause in marker.args]
-    callspec = item.callspec  # type: ignore[attr-defined]
+    assert isinstance(item, pytest.Function)
+    callspec = item.callspec
     return CaseSpec(
         id=case_id(item),
         clauses=marker.args,
@@ -356,10 +221,10 @@ def _note_run(item: pytest.Item, state: ConformanceState, subject: Subject, env:
 
     from executor_conformance.harness.session import describe
 
-    item.user_properties.append(("conformance-subject", asdict(describe(subject, env))))
+    item.user_properties.append((SUBJECT, asdict(describe(subject, env))))
     item.user_properties.append(
         (
-            "conformance-run",
+            RUN_FACTS,
             {"airflow_version": env.airflow_version, "edition": env.edition, "database": env.database.label},
         )
     )
@@ -434,7 +299,7 @@ def _conclude(item: pytest.Item, result: Any) -> None:
         pytest.skip(f"{result.verdict}: {result.reason}")
 
 
-# -- reporting --------------------------------------------------------------------------------------------------
+# -- reporting ----------------------------------------------------------------------------------------
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -452,32 +317,18 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return [] if STATE not in config.stash else [f"conformance report: {config.stash[STATE].folder}"]
 
 
-REPORTS = pytest.StashKey[dict[str, Any]]()
+COLLECTED: pytest.StashKey[Collected] = pytest.StashKey()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Collect results; with pytest-xdist they come from the workers."""
-    properties = dict(report.user_properties)
-    if report.when == "teardown" or RESULT not in properties or _collected is None:
-        return
-    key = (properties[RESULT]["subject"], properties[RESULT]["id"])
-    if key in _collected["cases"]:
-        return
-    _collected["cases"][key] = properties[RESULT]
-    if subject := properties.get("conformance-subject"):
-        _collected["subjects"][subject["label"]] = subject
-    if run := properties.get("conformance-run"):
-        _collected["run"] = run
+    if _present is not None and COLLECTED in _present.stash:
+        _present.stash[COLLECTED].take(report)
 
 
-_collected: dict[str, Any] | None = None
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Begin to collect."""
-    global _collected
-    _collected = {"cases": {}, "subjects": {}, "run": {}}
+_present: pytest.Config | None = None
+"""The configuration of this process; the hook above is given none."""
 
 
 @pytest.hookimpl(trylast=True)
@@ -485,76 +336,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Stop the environments, write the report, and say what the run amounts to."""
     if STATE not in session.config.stash:
         return
-    state = session.config.stash[STATE]
-    state.close()
-    if hasattr(session.config, "workerinput") or session.config.option.collectonly:
-        return
-    from executor_conformance.harness.errors import ConformanceError
-    from executor_conformance.harness.report.outcome import exit_code
-    from executor_conformance.harness.report.store import write_report
-
-    report = _make_report(session, state)
-    session.config.stash[REPORTS] = {"report": report, "path": None}
-    try:
-        session.config.stash[REPORTS]["path"] = write_report(report, state.folder)
-    except ConformanceError as error:
-        session.config.stash[REPORTS]["error"] = str(error)
-        session.exitstatus = error.exit_code
-        return
-    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
-        session.exitstatus = max(exit_code(report), int(exitstatus == pytest.ExitCode.TESTS_FAILED))
-
-
-def _make_report(session: pytest.Session, state: ConformanceState) -> Any:
-    from executor_conformance.harness.report.model import CaseResult, Report, RunInfo, SubjectInfo
-    from executor_conformance.harness.report.outcome import apply_control_group
-    from executor_conformance.harness.session import providers
-
-    assert _collected is not None
-    cases = apply_control_group([CaseResult.from_dict(case) for case in _collected["cases"].values()])
-    subjects = [SubjectInfo(**subject) for subject in _collected["subjects"].values()] + state.unavailable
-    facts = _collected["run"]
-    cells = [
-        (case.subject, case.id, clause, str(found["verdict"]))
-        for case in cases
-        for clause, found in case.clauses.items()
-    ]
-    option = session.config.option
-    complete = not (option.keyword or option.conformance_backend or option.maxfail or session.shouldstop) and (
-        option.conformance_level != "core" and not any("::" in argument for argument in session.config.args)
-    )
-    run = RunInfo(
-        tool_version=_own_version(),
-        contract_version=state.catalogue.version,
-        airflow_version=facts.get("airflow_version", ""),
-        edition=facts.get("edition", ""),
-        providers=providers(),
-        python=platform.python_version(),
-        database=facts.get("database", state.options.database),
-        started=state.started.isoformat(timespec="seconds").replace("+00:00", "Z"),
-        duration_s=round(time.monotonic() - state.began, 1),
-        command=shlex.join(["pytest", *sys.argv[1:]]),
-    )
-    problems = state.expectations.problems(cells, complete=complete)
-    return Report(run=run, subjects=subjects, cases=cases, problems=problems)
-
-
-def _own_version() -> str:
-    from importlib.metadata import version
-
-    return version("airflow-executor-conformance")
+    session.config.stash[STATE].close()
+    if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
+        session.exitstatus = session.config.stash[COLLECTED].conclude(session, exitstatus)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The matrix, and what is to be said about the run."""
-    kept = config.stash.get(REPORTS, None)
-    if kept is None:
-        return
-    from executor_conformance.harness.report.terminal import render_matrix
-
-    terminalreporter.section("conformance")
-    writer = terminalreporter._tw
-    text = render_matrix(kept["report"], writer.fullwidth, color=writer.hasmarkup, path=kept["path"])
-    terminalreporter.write_line(text)
-    if kept.get("error"):
-        terminalreporter.write_line(f"conformance: {kept['error']}", red=True)
+    """The matrix."""
+    if COLLECTED in config.stash:
+        config.stash[COLLECTED].show(terminalreporter)

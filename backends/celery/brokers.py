@@ -11,7 +11,7 @@ import time
 import urllib.parse
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from executor_conformance.harness.errors import EnvironmentUnavailable, HarnessError, UsageError
 from executor_conformance.harness.limits import LIMITS
@@ -206,6 +206,7 @@ class ContainerBroker(Broker):
     def start(self) -> None:
         """Start the container and wait until it listens."""
         try:
+            self._container: Any
             from testcontainers.rabbitmq import RabbitMqContainer
             from testcontainers.redis import RedisContainer
 

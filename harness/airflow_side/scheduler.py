@@ -110,7 +110,7 @@ class SchedulerSide:
             return
         workload, executor = frame.f_locals.get("workload"), frame.f_locals.get("self")
         token = getattr(workload, "token", None)
-        if token is None or executor is None or id(executor) not in self.names:
+        if workload is None or token is None or executor is None or id(executor) not in self.names:
             return
         key = describe_key(
             executor.get_workload_key(workload) if hasattr(executor, "get_workload_key") else workload.key

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 
-from airflow.sdk import DAG, DeadlineAlert, DeadlineReference, SyncCallback, task
+from airflow.sdk import (  # type: ignore[attr-defined]
+    DAG,
+    DeadlineAlert,
+    DeadlineReference,
+    SyncCallback,
+    task,
+)
 from executor_conformance.suites import callables
 
 

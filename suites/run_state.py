@@ -1,0 +1,167 @@
+"""What a pytest process knows about a conformance run, and the refusal of bad input before anything starts."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from executor_conformance.harness.session import EnvironmentPool, Recorder
+
+
+class ConformanceState:
+    """What a pytest process knows about the run; made only when a conformance case is collected."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        from executor_conformance.harness.backend import Options
+        from executor_conformance.harness.catalogue import load_catalogue
+        from executor_conformance.harness.history import Clock
+        from executor_conformance.harness.session import LEVELS, choose_backends, subjects_of
+
+        option = config.option
+        self.config = config
+        self.catalogue = load_catalogue()
+        self.options = Options(
+            executor=option.conformance_executor,
+            database=option.conformance_database,
+            substrate=option.conformance_substrate,
+            broker=option.conformance_broker,
+        )
+        level = option.conformance_level
+        self.levels = LEVELS[: LEVELS.index(level) + 1]
+        check_airflow()
+        _check_database(self.options.database)
+        chosen = choose_backends(option.conformance_backend)
+        if self.options.executor:
+            if len(chosen) != 1:
+                from executor_conformance.harness.errors import UsageError
+
+                raise UsageError("An executor of your own needs one environment; name it with --conformance-backend.")
+            if not hasattr(config, "workerinput"):
+                from executor_conformance.harness.scheduler import check_executor_path
+
+                check_executor_path(self.options.executor)
+        self.subjects, self.unavailable = subjects_of(chosen, self.options)
+        self.clock = Clock()
+        self.started = dt.datetime.now(dt.UTC)
+        self.began = time.monotonic()
+        self.folder = Path(option.conformance_report).absolute()
+        self.expectations = self._load_expectations(option.conformance_expectations)
+        self.results: list[dict[str, Any]] = []
+        self.described: dict[str, dict[str, Any]] = {}
+        self.run_facts: dict[str, Any] = {}
+        self._pool: EnvironmentPool | None = None
+        self._recorder: Recorder | None = None
+        self.root: Path | None = None
+
+    def _load_expectations(self, given: str | None) -> Any:
+        from executor_conformance.harness.expectations import Expectations, load_expectations
+
+        path = Path(given) if given else _own_expectations(self.config)
+        if path is None or (self.options.executor and not given):
+            return Expectations()
+        return load_expectations(path, self.catalogue)
+
+    @property
+    def pool(self) -> EnvironmentPool:
+        """The environments of this process."""
+        if self._pool is None:
+            from executor_conformance.harness.session import EnvironmentPool
+            from executor_conformance.harness.supervisor import sweep_stale
+
+            base = Path(tempfile.gettempdir()) / "executor-conformance"
+            base.mkdir(mode=0o700, exist_ok=True)
+            sweep_stale(base)
+            worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+            self.root = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-{worker}-", dir=base))
+            sweep_stale(self.root)
+            self._pool = EnvironmentPool(self.root, self.clock, self._say)
+        return self._pool
+
+    @property
+    def recorder(self) -> Recorder:
+        """Runs cases and keeps their histories."""
+        if self._recorder is None:
+            from executor_conformance.harness.session import Recorder
+
+            self._recorder = Recorder(self.catalogue, self.expectations, self.folder, self.levels)
+        return self._recorder
+
+    def _say(self, text: str) -> None:
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line("")
+            reporter.write_line(text)
+
+    def close(self) -> None:
+        """Stop the environments of this process."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+        if self.root is not None:
+            import shutil
+
+            shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _own_expectations(config: pytest.Config) -> Path | None:
+    """The checkout's own expectations for the installed Airflow, if pytest runs in the checkout."""
+    folder = config.rootpath / "expectations"
+    if not (config.rootpath / "suites" / "contract.toml").exists():
+        return None
+    from importlib.metadata import version
+
+    line = ".".join(version("apache-airflow-core").split(".")[:2])
+    path = folder / f"{line}.toml"
+    return path if path.exists() else None
+
+
+def check_airflow() -> None:
+    """Refuse to run without Airflow, or with one that is too old.
+
+    :raises UsageError: so it is.
+    """
+    from importlib.metadata import PackageNotFoundError, version
+
+    from executor_conformance.harness.errors import UsageError
+
+    try:
+        found = version("apache-airflow-core")
+    except PackageNotFoundError:
+        raise UsageError(
+            "Airflow is not installed in this environment; install apache-airflow 3.3 or later beside this package."
+        ) from None
+    major, minor = (int(part) for part in found.split(".")[:2])
+    if (major, minor) < (3, 3):
+        raise UsageError(f"Airflow {found} is too old: callbacks on executors need Airflow 3.3 or later.")
+
+
+def _check_database(kind: str) -> None:
+    from executor_conformance.harness.errors import UsageError
+
+    if kind not in ("sqlite", "postgres") and not kind.startswith(("postgresql://", "postgresql+", "postgres://")):
+        raise UsageError(f"The database '{kind}' is unknown; give 'sqlite', 'postgres', or a postgresql:// address.")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a report folder that cannot be written to.
+
+    :raises UsageError: it cannot.
+    """
+    from executor_conformance.harness.errors import UsageError
+
+    try:
+        (folder / "histories").mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_text("", "utf-8")
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"The report folder {folder} is not writable ({error.strerror}); name another with --conformance-report."
+        ) from None
