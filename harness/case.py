@@ -58,6 +58,8 @@ class Case:
     """A process was killed or a state left behind, so the environment needs repair before the next case."""
     callbacks: list[Callback] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    _pause: float = LIMITS.pump_interval
+    _seen: int = 0
 
     # -- doing --------------------------------------------------------------------------------------------
 
@@ -155,6 +157,13 @@ class Case:
 
     # -- waiting ------------------------------------------------------------------------------------------
 
+    def pause(self) -> None:
+        """Between two steps: short while things happen, longer while nothing does, for a step costs CPU."""
+        seen = len(self.env.history.events)
+        self._pause = LIMITS.pump_interval if seen != self._seen else min(1.4 * self._pause, LIMITS.pump_interval_idle)
+        self._seen = seen
+        time.sleep(self._pause)
+
     def pump(self, **step: Any) -> None:
         """One step of the scheduler loop."""
         self.env.pump(scheduling=self.scheduling, **{name: value for name, value in step.items() if value})
@@ -170,7 +179,7 @@ class Case:
                 self.env.sink("bound", waiting_for=reason, limit_s=limit)
                 raise BoundReached(f"{reason}: not within {limit:g} s.")
             self.pump(**step)
-            time.sleep(LIMITS.pump_interval)
+            self.pause()
 
     def reach(self, point: Breakpoint | WireRule, reason: str) -> dict[str, Any]:
         """Step until a breakpoint or a wire rule is hit, or until it is clear that it will not be.
@@ -190,7 +199,7 @@ class Case:
                     self.env.sink("bound", waiting_for=reason, limit_s=LIMITS.settle, **watch.proof())
                 states = {callback.probe: self.state(callback) for callback in self.callbacks}
                 raise BoundReached(f"{reason} was not reached; the rows are {states}.")
-            time.sleep(LIMITS.pump_interval)
+            self.pause()
         return (point.hit or {}) if isinstance(point, Breakpoint) else {"pid": point.hits[0].pid}
 
     def until_running_or_quiet(self, callback: Callback) -> None:
@@ -208,7 +217,7 @@ class Case:
             quiet = time.monotonic() - since > 2 * LIMITS.quiet_window
             if quiet and self.env.steps - steps >= LIMITS.quiet_steps:
                 return
-            time.sleep(LIMITS.pump_interval)
+            self.pause()
         for _ in range(2):
             self.pump()
 
@@ -217,7 +226,7 @@ class Case:
         until = time.monotonic() + LIMITS.quiet_window
         while time.monotonic() < until:
             self.pump()
-            time.sleep(LIMITS.pump_interval)
+            self.pause()
 
     def settle_then(self, release: Callable[[], None]) -> None:
         """Settle while a callable is still held; then let it go on, and settle again.
@@ -228,7 +237,7 @@ class Case:
         watch = RestWatch(self, self.callbacks, held=True)
         while not watch.at_rest() and time.monotonic() < deadline:
             self.pump()
-            time.sleep(LIMITS.pump_interval)
+            self.pause()
         release()
         self.settle()
 
@@ -272,7 +281,7 @@ class Case:
                 self.env.sink("bound", waiting_for="rest", limit_s=limit, **watch.proof())
                 self.disturbed = True
                 return
-            time.sleep(LIMITS.pump_interval)
+            self.pause()
 
     def follow_up(self, task: bool = True) -> None:
         """The next callback and the next task, in the environment as the fault has left it."""
@@ -314,7 +323,7 @@ class Case:
             if time.monotonic() > deadline or watch.at_rest():
                 self.env.sink("bound", waiting_for=f"task {dag_id}.{task_id}", **watch.proof())
                 break
-            time.sleep(LIMITS.pump_interval)
+            self.pause()
         self.scheduling = False
 
 

@@ -23,7 +23,8 @@ class Limits:
     stop_grace: float = 3.0  # SIGTERM to SIGKILL
     quiet_window: float = 0.8  # nothing may move for this long before 'stuck' is proven
     quiet_steps: int = 5  # scheduler steps within the quiet window
-    pump_interval: float = 0.03  # between two scheduler steps while something is awaited
+    pump_interval: float = 0.02  # between two scheduler steps while something is awaited and things happen
+    pump_interval_idle: float = 0.1  # the same while nothing has happened for a while
     callback_execution_timeout: int = 8  # [callbacks] callback_execution_timeout of every environment
     effect_hold: float = 60.0  # a held callable gives up after this
 

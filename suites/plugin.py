@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from executor_conformance.suites.reporting import RESULT, SUBJECT
+from executor_conformance.suites.reporting import RESULT, SUBJECT, Collected
 from executor_conformance.suites.reporting import RUN as RUN_FACTS
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ def state_of(config: pytest.Config) -> ConformanceState:
     global _present
     if STATE not in config.stash:
         from executor_conformance.harness.errors import ConformanceError
-        from executor_conformance.suites.reporting import Collected
         from executor_conformance.suites.run_state import ConformanceState, check_folder
 
         try:
@@ -317,7 +316,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return [] if STATE not in config.stash else [f"conformance report: {config.stash[STATE].folder}"]
 
 
-COLLECTED: pytest.StashKey[Collected] = pytest.StashKey()
+COLLECTED = pytest.StashKey["Collected"]()
 
 
 @pytest.hookimpl(tryfirst=True)
