@@ -151,6 +151,16 @@ class Case:
         """Whether an executor counts the workload with this key, as running or as queued."""
         return any(key in executor["running"] or key in executor["queued"] for executor in self.env.slots.values())
 
+    def holds_task(self, run: Run) -> bool:
+        """Whether an executor counts a task of ``run``; Airflow 3.3 keys it by coordinates, 3.4 by its id."""
+        names = (run.run_id, *run.task_instances.values())
+        return any(
+            name in key
+            for executor in self.env.slots.values()
+            for key in (*executor["running"], *executor["queued"])
+            for name in names
+        )
+
     def effects(self, callback: Callback, what: str) -> list[dict[str, Any]]:
         """What the callable reported."""
         return self.env.history.of("effect", probe=callback.probe, what=what)

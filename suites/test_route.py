@@ -38,9 +38,8 @@ def test_callback_before_task(case: Case) -> None:
     contender = case.submit("succeed")
     run = case.run_dag("conformance_task_succeeds")
     case.env.sink("note", what="contention", callback=contender.id, task=run.run_id)
-    task = run.task_instances["succeeds"]
     case.until(
-        lambda: case.holds_slot(contender.id) and case.holds_slot(task),
+        lambda: case.holds_slot(contender.id) and case.holds_task(run),
         "both in the executor",
         parallelism=full if by_worker else closed,
     )

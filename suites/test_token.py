@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from executor_conformance.harness.case import Callback, Case, NotApplicable
+from executor_conformance.harness.case import TERMINAL, Callback, Case, NotApplicable
 from executor_conformance.harness.database import cache_folder
 from executor_conformance.harness.rules import Hold, WireRule
 from executor_conformance.harness.tokens import Mint, ask
@@ -146,7 +146,7 @@ def test_execution_token_is_confined(case: Case) -> None:
     run: dict[str, Any] = case.env.scheduler.create_run("conformance_task_holds", state="success")
     ti = run["task_instances"]["holds"]
     other = case.submit("succeed", role="filler")
-    case.settle([other])
+    case.until(lambda: case.state(other) in TERMINAL, "the end of the other callback")
     execution = mint.token(scope="execution")
     task_row = row_of_task(case, ti)
     assert task_row(), "the task instance is not where it was made"
