@@ -84,13 +84,18 @@ class CallbackView:
 
     @cached_property
     def effects(self) -> list[Event]:
-        """What its callable reported; in a history with one callback, also what came without a name."""
-        alone = len([1 for view in self.history.callbacks if view.role != "follow-up"]) == 1
+        """What its callable reported, also without a name if it was the last to be submitted by then."""
         return [
             event
             for event in self.history.of("effect")
-            if event["probe"] == self.probe or (event["probe"] is None and alone and self.role == "subject")
+            if event["probe"] == self.probe or (event["probe"] is None and self._is_last_before(event["t"]))
         ]
+
+    def _is_last_before(self, t: float) -> bool:
+        """A report without a name comes from a callable whose kwargs were lost, or that takes none."""
+        earlier = [view for view in self.history.callbacks if view.submitted["t"] <= t]
+        alone = len([1 for view in earlier if view.role != "follow-up"]) == 1
+        return alone and earlier[-1] is self
 
     def reported(self, what: str) -> list[Event]:
         """Reports of one kind: 'enter', 'return', 'effect', 'answered', …"""

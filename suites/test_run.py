@@ -52,7 +52,7 @@ def test_kwargs(case: Case, kwargs: str) -> None:
     case.settle()
 
 
-@decides("RUN-4")
+@decides("RUN-4", "RUN-1", "RUN-2")
 @pytest.mark.parametrize("callable_", ["with_context", "without_context", "Notifier"])
 def test_context(case: Case, callable_: str) -> None:
     """`context` goes to those who accept it."""
