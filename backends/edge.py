@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import os
@@ -11,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import ClassVar
 
-from executor_conformance.harness.backend import Backend, Options, Variant
+from executor_conformance.harness.backend import Backend, Options, Variant, installed
 from executor_conformance.harness.errors import BoundReached, HarnessError
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import ProcessInfo
@@ -46,7 +45,7 @@ class EdgeBackend(Backend):
     @classmethod
     def missing(cls, options: Options) -> str | None:
         """The edge3 provider."""
-        if importlib.util.find_spec("airflow.providers.edge3") is None:
+        if not installed("apache-airflow-providers-edge3"):
             return (
                 "the provider apache-airflow-providers-edge3 is not installed; "
                 "install it with pip install 'airflow-executor-conformance[edge]'"

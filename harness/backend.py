@@ -6,6 +6,7 @@ A third party registers a subclass under the entry point group ``executor_confor
 
 from __future__ import annotations
 
+import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from executor_conformance.harness.processes import ProcessInfo
     from executor_conformance.harness.supervisor import ManagedProcess, Supervisor
     from executor_conformance.harness.wire import WireRecorder
+
+
+def installed(distribution: str) -> bool:
+    """Whether a distribution is installed; asking for its module would import Airflow into this process."""
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def decide(history: History, clauses: Iterable[str], catalogue: Catalogue) -> li
     A scenario that had no means to run decides nothing. One that broke is an error of the harness, unless the
     history shows a clause broken all the same. A scheduler that died in it is always asked about.
     """
-    ended = (history.of("end") or [{}])[-1]
+    ended = (history.of("end") or [{"trouble": "the case did not come to its end"}])[-1]
     asked = list(clauses)
     if reason := ended.get("not_applicable"):
         return [Decision(clause, Verdict.NOT_APPLICABLE, reason) for clause in asked]

@@ -94,7 +94,9 @@ class EffectsServer:
         self.sink("effect", **{name: report.get(name) for name in ("what", "probe", "pid", "ppid", "data")})
         self.reports += 1
         for point in self.breakpoints:
-            if point.probe == report.get("probe") and point.what == report.get("what"):
+            # a report without a name comes from a callable whose kwargs were lost; it is still to be stopped
+            meant = report.get("probe") is None or point.probe in (report.get("probe"), None)
+            if meant and point.what == report.get("what") and (point.probe == report.get("probe") or not point.reached):
                 point.hit = report
                 point._hit.set()
                 point._go.wait(LIMITS.effect_hold)

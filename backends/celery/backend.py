@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 import sys
@@ -16,7 +15,7 @@ from executor_conformance.backends.celery.brokers import (
     check_choice,
     make_broker,
 )
-from executor_conformance.harness.backend import Backend, Options, Variant
+from executor_conformance.harness.backend import Backend, Options, Variant, installed
 from executor_conformance.harness.errors import BoundReached, HarnessError
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import ProcessInfo
@@ -48,7 +47,7 @@ class CeleryBackend(Backend):
     @classmethod
     def missing(cls, options: Options) -> str | None:
         """The celery provider, and the broker that was asked for."""
-        if importlib.util.find_spec("airflow.providers.celery") is None:
+        if not installed("apache-airflow-providers-celery"):
             return (
                 "the provider apache-airflow-providers-celery is not installed; "
                 "install it with pip install 'airflow-executor-conformance[celery]'"
