@@ -56,6 +56,8 @@ class Case:
     scheduling: bool = False
     disturbed: bool = False
     """A process was killed or a state left behind, so the environment needs repair before the next case."""
+    new_scheduler: bool = False
+    """The scheduler was started or set otherwise than usual, so the next case needs a new one."""
     callbacks: list[Callback] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     _pause: float = LIMITS.pump_interval
@@ -302,7 +304,7 @@ class Case:
 
     def plain_scheduler(self) -> None:
         """Let the ``airflow scheduler`` command take the place of the stepped scheduler for this case."""
-        self.disturbed = True
+        self.new_scheduler = True
         self.env.start_plain_scheduler()
 
     def run_dag_with_deadline(self, dag_id: str, probe: str) -> Callback:

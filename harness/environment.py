@@ -315,10 +315,11 @@ class Environment:
             self.executor = executor
             self.start_scheduler()
 
-    def repair(self, thorough: bool = False) -> None:
+    def repair(self, thorough: bool = False, new_scheduler: bool = False) -> None:
         """Bring the environment back to health after a case that disturbed it.
 
         :param thorough: something did not work in it afterwards, so the worker side is made anew.
+        :param new_scheduler: the scheduler is made anew in any case.
         """
         self.effects.clear()
         self.wire.clear_rules()
@@ -329,7 +330,7 @@ class Environment:
             self.sink("scheduler", what="stopped")
         left = self.backend.units(self.processes())
         self.watcher.kill(left)
-        if self.backend.repair(thorough) or self.scheduler is None:
+        if self.backend.repair(thorough) or new_scheduler or self.scheduler is None:
             self.start_scheduler()
         self.observe()
 

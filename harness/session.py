@@ -193,6 +193,8 @@ class Recorder:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         assert env.scheduler is not None
+        if [executor["class"] for executor in env.scheduler.executors] != [env.executor]:
+            raise HarnessError("The scheduler of an earlier case is still there; this is a defect of the harness.")
         header = {
             "case": spec.id,
             "subject": subject.label,
@@ -236,8 +238,9 @@ class Recorder:
     def _restore(self, run: CaseRun, env: Environment) -> None:
         left = [callback for callback in run.case.callbacks if run.case.state(callback) not in ("success", "failed")]
         held = any(run.case.holds_slot(callback.id) for callback in run.case.callbacks)
-        if run.case.disturbed or run.scheduler_died or left or held:
-            env.repair(thorough=bool(left or held))
+        new_scheduler = run.case.new_scheduler or run.scheduler_died
+        if run.case.disturbed or new_scheduler or left or held:
+            env.repair(thorough=bool(left or held), new_scheduler=new_scheduler)
         else:
             env.effects.clear()
             env.wire.clear_rules()

@@ -136,7 +136,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return any(state.catalogue.clause(clause).level in levels for clause in marker.args)
 
     dropped = [item for item in cases if not chosen(item)]
-    order = {subject.label: number for number, subject in enumerate(state.subjects)}
+    backends = list(dict.fromkeys(subject.backend.name for subject in state.subjects))
+    if hasattr(config, "workerinput"):
+        # Side by side, the longest comes first, or the others have ended while it still runs alone
+        backends.sort(key=lambda name: -sum(_subject_of(item).backend.name == name for item in cases))
+    order = {
+        subject.label: (backends.index(subject.backend.name), number) for number, subject in enumerate(state.subjects)
+    }
     kept = [item for item in cases if chosen(item)]
     # The control group comes first: if it fails, nothing that follows may accuse the executor
     kept.sort(key=lambda item: (order[_subject_of(item).label], "test_task.py" not in str(item.path)))

@@ -14,7 +14,7 @@ def test_alias(case: Case) -> None:
     """Beside a second executor, each callback runs where its alias says."""
     env = case.env
     env.start_scheduler(env={"AIRFLOW__CORE__EXECUTOR": f"subject:{env.executor},second:{SECOND}"})
-    case.disturbed = True  # the scheduler with both executors gives way to the usual one
+    case.new_scheduler = True  # the scheduler with both executors gives way to the usual one
     case.submit("succeed", executor="subject")
     case.submit("succeed", executor="second")
     case.settle()
@@ -24,7 +24,7 @@ def test_alias(case: Case) -> None:
 def test_callback_before_task(case: Case) -> None:
     """With one free slot, a queued callback starts before a queued task."""
     backend = case.env.backend
-    case.disturbed = True  # the scheduler that follows has its usual parallelism
+    case.new_scheduler = True  # the one that follows has its usual parallelism
     by_worker = backend.chooses == "worker"
     slots = backend.worker_concurrency if by_worker else PARALLELISM
     # Where the executor chooses, none of its slots is open while both queue up, then one is. Where a worker

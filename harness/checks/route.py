@@ -120,6 +120,8 @@ def never_more_than_parallelism(view: HistoryView) -> Found:
         return Undecided("this case does not fill the executor")
     for slots in view.of("slots"):
         for name, executor in slots["executors"].items():
+            if executor["parallelism"] != limit:
+                return Unproven(f"{name} has parallelism {executor['parallelism']}, the environment {limit}")
             if len(executor["running"]) > executor["parallelism"]:
                 return Broken(
                     f"{name} counts {len(executor['running'])} running at parallelism {executor['parallelism']}",
