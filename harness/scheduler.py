@@ -24,7 +24,12 @@ class Zygote:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # Unix socket paths are limited to about 100 bytes, which a deep temporary folder can pass
         self._path = folder / "z.sock"
-        self._listener.bind(str(self._path))
+        try:
+            self._listener.bind(str(self._path))
+        except OSError as error:
+            raise HarnessError(
+                f"A socket cannot be made at {self._path} ({error}); set TMPDIR to a folder with a shorter path."
+            ) from None
         self._listener.listen()
         self.process: ManagedProcess = supervisor.spawn(
             "airflow-side",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shlex
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -122,7 +124,8 @@ class EnvironmentPool:
 
         def start() -> None:
             try:
-                folder = self.root / f"{key}-{len(self._starting)}"
+                # Directly below the folder of all runs: the guardian removes it even if this process is killed
+                folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-{key}-", dir=self.root))
                 environment = Environment(subject.backend, subject.options, subject.variant, folder, self.clock)
                 self._environments[key] = environment
                 environment.start()

@@ -46,7 +46,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker."""
+    """Register the markers."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        config.addinivalue_line("markers", "xdist_group(name): as pytest-xdist has it, which is not installed here")
     config.addinivalue_line("markers", "conformance(*clauses, smoke=False): a case that decides these clauses")
 
 

@@ -58,7 +58,6 @@ class ConformanceState:
         self.run_facts: dict[str, Any] = {}
         self._pool: EnvironmentPool | None = None
         self._recorder: Recorder | None = None
-        self.root: Path | None = None
 
     def _load_expectations(self, given: str | None) -> Any:
         from executor_conformance.harness.expectations import Expectations, load_expectations
@@ -75,13 +74,10 @@ class ConformanceState:
             from executor_conformance.harness.session import EnvironmentPool
             from executor_conformance.harness.supervisor import sweep_stale
 
-            base = Path(tempfile.gettempdir()) / "executor-conformance"
+            base = Path(tempfile.gettempdir()) / f"executor-conformance-{os.getuid()}"
             base.mkdir(mode=0o700, exist_ok=True)
             sweep_stale(base)
-            worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-            self.root = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-{worker}-", dir=base))
-            sweep_stale(self.root)
-            self._pool = EnvironmentPool(self.root, self.clock, self._say)
+            self._pool = EnvironmentPool(base, self.clock, self._say)
         return self._pool
 
     @property
@@ -104,10 +100,6 @@ class ConformanceState:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
-        if self.root is not None:
-            import shutil
-
-            shutil.rmtree(self.root, ignore_errors=True)
 
 
 def _own_expectations(config: pytest.Config) -> Path | None:
