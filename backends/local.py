@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from executor_conformance.harness.backend import Backend, Options, Variant
+from executor_conformance.harness.backend import LOCAL_WORKER, Backend, Options, Variant, local_worker_units
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.supervisor import ManagedProcess
-
-TITLE = "airflow worker -- LocalExecutor"
 
 
 class LocalBackend(Backend):
@@ -39,23 +37,16 @@ class LocalBackend(Backend):
 
     def units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
         """Workers that are not idle, and everything that workers forked, orphans included."""
-        workers = {pid for pid, process in processes.items() if process.title.startswith(TITLE)}
-        scheduler = self.site.scheduler_pid
-        busy = []
-        for pid, process in processes.items():
-            if pid in workers and process.ppid == scheduler:
-                if "<idle>" not in process.title:
-                    busy.append(pid)
-            elif pid in workers or process.ppid in workers:
-                busy.append(pid)  # the supervised child keeps its parent's title
-        return busy
+        return local_worker_units(processes, self.site.scheduler_pid)
 
     def idle_units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
         """Workers that wait for a workload."""
         return [
             pid
             for pid, process in processes.items()
-            if process.ppid == self.site.scheduler_pid and process.title.startswith(TITLE) and "<idle>" in process.title
+            if process.ppid == self.site.scheduler_pid
+            and process.title.startswith(LOCAL_WORKER)
+            and "<idle>" in process.title
         ]
 
     def nodes(self) -> list[ManagedProcess]:

@@ -29,6 +29,23 @@ def installed(distribution: str) -> bool:
     return True
 
 
+LOCAL_WORKER = "airflow worker -- LocalExecutor"
+"""How the title of a LocalExecutor's worker begins."""
+
+
+def local_worker_units(processes: Mapping[int, ProcessInfo], scheduler_pid: int) -> list[int]:
+    """Workers of a LocalExecutor that are not idle, and all that its workers forked, orphans included."""
+    workers = {pid for pid, process in processes.items() if process.title.startswith(LOCAL_WORKER)}
+    busy = []
+    for pid, process in processes.items():
+        if pid in workers and process.ppid == scheduler_pid:
+            if "<idle>" not in process.title:
+                busy.append(pid)
+        elif pid in workers or process.ppid in workers:
+            busy.append(pid)  # the supervised child keeps its parent's title
+    return busy
+
+
 @dataclass(frozen=True)
 class Options:
     """What the user chose; the values of the ``--conformance-…`` options."""

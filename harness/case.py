@@ -361,13 +361,13 @@ class RestWatch:
 
     def live(self) -> list[int]:
         """Live units of work, of any callback or task."""
-        return self.case.env.backend.units(self.case.env.processes())
+        return self.case.env.units()
 
     def at_rest(self) -> bool:
         """To be asked once per step."""
         env = self.case.env
         processes = env.processes()
-        units = env.backend.units(processes)
+        units = env.units()
         flights = [
             f"{flight.method} {flight.route}"
             for wire in env.site.recorders.values()
@@ -375,14 +375,17 @@ class RestWatch:
             if flight.api == "execution" or "fetch" not in flight.path
         ]
         pending = [why for callback in self.callbacks for why in env.backend.pending(callback.id)]
-        pending += [why for run, task in self.tasks for why in env.backend.pending(run.task_instances[task])]
+        for run, task in self.tasks:
+            # Airflow 3.3 keys a task by its coordinates, 3.4 by its id
+            keys = {event["key"] for event in env.history.of("event") if run.run_id in event["key"]}
+            pending += [why for key in {run.task_instances[task], *keys} for why in env.backend.pending(key)]
         pending += [
             f"the task {task} is still with the scheduler"
             for run, task in self.tasks
             if self.case.task_state(run, task) in (None, "none", "scheduled")
         ]
         busy = self._runnable(processes)
-        self._alive = [] if self.held else [f"unit {pid}: {processes[pid].title}" for pid in units]
+        self._alive = [] if self.held else [f"unit {pid}" for pid in units]
         self._alive += [f"in flight: {flight}" for flight in flights] + pending
         states = tuple(self.case.state(callback) for callback in self.callbacks)
         ended = all(state in TERMINAL for state in states) and not self.tasks

@@ -20,7 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from executor_conformance.harness.backend import Backend, Options, Site, Variant
+from executor_conformance.harness.backend import Backend, Options, Site, Variant, local_worker_units
 from executor_conformance.harness.channel import Channel
 from executor_conformance.harness.database import make_database
 from executor_conformance.harness.effects import EffectsServer
@@ -328,7 +328,7 @@ class Environment:
             self.plain_scheduler.kill_tree()
             self.plain_scheduler = None
             self.sink("scheduler", what="stopped")
-        left = self.backend.units(self.processes())
+        left = self.units()
         self.watcher.kill(left)
         if self.backend.repair(thorough) or new_scheduler or self.scheduler is None:
             self.start_scheduler()
@@ -378,6 +378,12 @@ class Environment:
     def processes(self) -> dict[int, ProcessInfo]:
         """Live processes of the environment by pid."""
         return self.watcher.snapshot()
+
+    def units(self) -> list[int]:
+        """Live processes that carry out a workload, those of a second executor in the scheduler included."""
+        processes = self.processes()
+        companion = local_worker_units(processes, self.site.scheduler_pid)
+        return sorted({*self.backend.units(processes), *companion})
 
     def observe(self) -> None:
         """Bring rows and processes up to date in the history, without a step of the scheduler."""

@@ -21,7 +21,7 @@ class Limits:
     plain_scheduler: float = 60.0  # from the start of `airflow scheduler` to the end of a callback
     command: float = 60.0  # a command of Airflow's that ends by itself
     stop_grace: float = 3.0  # SIGTERM to SIGKILL
-    quiet_window: float = 0.8  # nothing may move for this long before 'stuck' is proven
+    quiet_window: float = 1.2  # nothing may move for this long before 'stuck' is proven; above a heartbeat of 1 s
     quiet_steps: int = 5  # scheduler steps within the quiet window
     pump_interval: float = 0.02  # between two scheduler steps while something is awaited and things happen
     pump_interval_idle: float = 0.1  # the same while nothing has happened for a while
