@@ -88,12 +88,23 @@ class Environment:
         self.steps = 0
         self.slots: dict[str, Any] = {}
         self.plain_scheduler: ManagedProcess | None = None
+        self._whole = True
 
     # -- history ------------------------------------------------------------------------------------------
 
     def sink(self, kind: str, *, t: float | None = None, **fields: Any) -> Any:
         """Append to the history of the case that is on."""
         return self.history.append(kind, t=t, **fields)
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything that the next case needs is still alive."""
+        parts = self._whole and self.scheduler is not None and self.zygote is not None
+        return bool(parts and self.api_server.alive and self.zygote and self.zygote.process.alive)
+
+    @whole.setter
+    def whole(self, value: bool) -> None:
+        self._whole = value
 
     # -- start and stop -----------------------------------------------------------------------------------
 

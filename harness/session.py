@@ -143,6 +143,10 @@ class EnvironmentPool:
         :raises HarnessError: it did not start.
         """
         key = subject.backend.name
+        if key in self._environments and not self._environments[key].whole and not self._starting[key].is_alive():
+            self.say(f"the environment '{key}' has broken and is made anew …")
+            self.release(key)
+            del self._starting[key]
         if key not in self._starting:
             self.say(f"starting the environment '{key}' …")
         self.prepare(subject)
@@ -234,7 +238,12 @@ class Recorder:
             "end", trouble=run.trouble, not_applicable=run.not_applicable, scheduler_died=run.scheduler_died
         )
         result = self._decide(run, round(time.monotonic() - run.began, 3))
-        self._restore(run, env)
+        try:
+            self._restore(run, env)
+        except ConformanceError as trouble:
+            # The verdict stands, for it was reached before; the next case gets an environment of its own
+            env.whole = False
+            run.history.append("note", what="environment lost", why=str(trouble))
         run.history.close()
         return result
 

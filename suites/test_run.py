@@ -23,7 +23,7 @@ TYPED = {
 }
 
 
-@decides("RUN-1", "RUN-2", "RUN-6", "TOKEN-1", "TOKEN-3", "TOKEN-9", "CRASH-2", "ROUTE-8", smoke=True)
+@decides("RUN-1", "RUN-2", "RUN-6", "TOKEN-1", "TOKEN-3", "TOKEN-9", "CRASH-2", "CRASH-9", "ROUTE-8", smoke=True)
 def test_success(case: Case) -> None:
     """A callback runs once, in a process of its own, with its own token, and its row says so."""
     callback = case.submit("hold")

@@ -1,0 +1,84 @@
+"""A run as a whole: environments that break are made anew, and nothing is left, however the run ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from executor_conformance.backends.local import LocalBackend
+from executor_conformance.harness.backend import Options
+from executor_conformance.harness.case import Case
+from executor_conformance.harness.history import Clock
+from executor_conformance.harness.processes import RUN_VARIABLE
+from executor_conformance.harness.session import EnvironmentPool, Subject
+
+SUBJECT = Subject("local", LocalBackend, LocalBackend.variants[0], Options())
+
+
+def until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    """Poll for ``condition``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.05)
+
+
+def marked(pid: int) -> list[int]:
+    """Processes of the environments that the process ``pid`` started."""
+    mark = f"{RUN_VARIABLE}={pid}-".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[EnvironmentPool]:
+    """A pool whose environments live in a folder of the test's own."""
+    pool = EnvironmentPool(tmp_path, Clock(), lambda text: None)
+    yield pool
+    pool.close()
+
+
+def test_environment_that_lost_its_api_server_is_made_anew(pool: EnvironmentPool, tmp_path: Path) -> None:
+    first = pool.acquire(SUBJECT)
+    assert pool.acquire(SUBJECT) is first
+    first.api_server.kill_tree()
+    until(lambda: not first.api_server.alive, 5, "the end of the API server")
+    second = pool.acquire(SUBJECT)
+    assert second is not first
+    case = Case(second)
+    callback = case.submit("succeed")
+    case.settle()
+    assert case.state(callback) == "success"
+    pool.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT], ids=["kill", "interrupt"])
+def test_nothing_is_left_of_a_run_that_was_ended(tmp_path: Path, sent: signal.Signals) -> None:
+    command = [sys.executable, "-m", "pytest", "--pyargs", "executor_conformance.suites", "-m", "conformance"]
+    command += ["-p", "no:cacheprovider", "--conformance-backend", "local", "-k", "test_crash"]
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    runs = tmp_path / f"executor-conformance-{os.getuid()}"
+    with (tmp_path / "output").open("w") as output:
+        run = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=output, stderr=output)
+        try:
+            until(lambda: list(tmp_path.glob("conformance-report/histories/*.jsonl")), 120, "the first case")
+            assert marked(run.pid)
+            run.send_signal(sent)
+            run.wait(60)
+        finally:
+            run.kill()
+    until(lambda: not marked(run.pid), 10, "the end of all processes")
+    until(lambda: list(runs.iterdir()) == [], 10, "the removal of the environment's folder")
