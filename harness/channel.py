@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 from typing import Any
 
 from executor_conformance.harness.errors import BoundReached, HarnessError
+
+LONGEST_PATH = 100
+"""The kernel takes about 107 bytes as the path of a Unix socket."""
+
+
+def socket_name(path: str) -> str:
+    """``path``, or an abstract name (written with '@') where the path is too long for a socket."""
+    return path if len(path.encode()) <= LONGEST_PATH else f"@executor-conformance-{secrets.token_hex(16)}"
+
+
+def socket_address(name: str) -> str:
+    """What the kernel is given for a name of :func:`socket_name`."""
+    return "\0" + name[1:] if name.startswith("@") else name
 
 
 class Channel:
@@ -18,9 +32,9 @@ class Channel:
 
     @classmethod
     def connect(cls, path: str) -> Channel:
-        """Connect to the socket at ``path``."""
+        """Connect to the socket at ``path``, a path or a name of :func:`socket_name`."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.connect(path)
+        connection.connect(socket_address(path))
         return cls(connection)
 
     def send(self, message: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from executor_conformance.harness.channel import Channel
+from executor_conformance.harness.channel import Channel, socket_address, socket_name
 from executor_conformance.harness.errors import BoundReached, HarnessError, SchedulerDied, UsageError
 from executor_conformance.harness.limits import LIMITS
 
@@ -22,14 +22,8 @@ class Zygote:
     def __init__(self, supervisor: Supervisor, folder: Path, env: dict[str, str]) -> None:
         self.folder = folder
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Unix socket paths are limited to about 100 bytes, which a deep temporary folder can pass
-        self._path = folder / "z.sock"
-        try:
-            self._listener.bind(str(self._path))
-        except OSError as error:
-            raise HarnessError(
-                f"A socket cannot be made at {self._path} ({error}); set TMPDIR to a folder with a shorter path."
-            ) from None
+        self._path = socket_name(str(folder / "z.sock"))
+        self._listener.bind(socket_address(self._path))
         self._listener.listen()
         self.process: ManagedProcess = supervisor.spawn(
             "airflow-side",

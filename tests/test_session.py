@@ -74,7 +74,9 @@ def test_nothing_is_left_of_a_run_that_was_ended(tmp_path: Path, sent: signal.Si
     with (tmp_path / "output").open("w") as output:
         run = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=output, stderr=output)
         try:
-            until(lambda: list(tmp_path.glob("conformance-report/histories/*.jsonl")), 120, "the first case")
+            histories = "conformance-report/histories/*.jsonl"
+            until(lambda: list(tmp_path.glob(histories)) or run.poll() is not None, 120, "the first case")
+            assert run.poll() is None, (tmp_path / "output").read_text()
             assert marked(run.pid)
             run.send_signal(sent)
             run.wait(60)
