@@ -14,7 +14,7 @@ from executor_conformance.harness.limits import LIMITS
 from executor_conformance.suites.marks import decides
 
 NESTED = {"a": [1, 2.5, None, True, {"b": "c"}], "empty": {}, "list": []}
-UNICODE = {"text": "žluťoučký kůň 馬 🐎 \u0000 \" \\ ' </script>"}
+UNICODE = {"text": "žluťoučký kůň 馬 🐎 \u2028 \" \\ ' </script>"}
 LARGE = {"blob": "x" * 65536}
 TYPED = {
     "when": dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC),
