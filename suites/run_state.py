@@ -104,9 +104,12 @@ class ConformanceState:
 
 def _own_expectations(config: pytest.Config) -> Path | None:
     """The checkout's own expectations for the installed Airflow, if pytest runs in the checkout."""
-    folder = config.rootpath / "expectations"
-    if not (config.rootpath / "suites" / "contract.toml").exists():
+    # pytest takes the value of an option for a path when it finds its root, so the root alone does not tell
+    roots = (config.rootpath, config.invocation_params.dir)
+    root = next((root for root in roots if (root / "suites" / "contract.toml").exists()), None)
+    if root is None:
         return None
+    folder = root / "expectations"
     from importlib.metadata import version
 
     line = ".".join(version("apache-airflow-core").split(".")[:2])
