@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from executor_conformance.harness.environment import free_port
 from executor_conformance.harness.errors import EnvironmentUnavailable, HarnessError, UsageError
 from executor_conformance.harness.limits import LIMITS
 
@@ -138,9 +139,7 @@ class LocalServer(Broker):
 
     def __init__(self, scheme: str, folder: Path, supervisor: Supervisor, env: dict[str, str]) -> None:
         self.scheme, self.folder, self.supervisor, self.env = scheme, folder, supervisor, env
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0" if scheme == "redis" else f"amqp://127.0.0.1:{self.port}//"
         self.label = f"{BINARIES[scheme]} of this machine"
 

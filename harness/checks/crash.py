@@ -5,11 +5,10 @@ from __future__ import annotations
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
 from executor_conformance.harness.history import Event
 from executor_conformance.harness.limits import LIMITS
-from executor_conformance.harness.view import TERMINAL, CallbackView, HistoryView, at_rest, line
+from executor_conformance.harness.view import TASK_ENDED, TERMINAL, CallbackView, HistoryView, at_rest, line
 
 SLACK = 0.02
 """Seconds by which the wall clock of a row and the harness's own clock may differ."""
-TASK_ENDED = ("success", "failed", "skipped", "upstream_failed", "up_for_retry", "removed")
 
 
 @decides("CRASH-1")

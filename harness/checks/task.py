@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
-from executor_conformance.harness.view import HistoryView, line
+from executor_conformance.harness.view import TASK_ENDED, HistoryView, line
 
 EXPECTED = {"conformance_task_succeeds": "success", "conformance_task_raises": "failed"}
-ENDED = ("success", "failed", "skipped", "upstream_failed", "up_for_retry", "removed")
 
 
 @decides("TASK-1")
@@ -23,7 +22,7 @@ def tasks_end_as_they_should(view: HistoryView) -> Found:
         for task, ti in run["task_instances"].items():
             rows = view.task_rows(ti)
             decided += 1
-            if not waited and (not rows or rows[-1]["new"] not in ENDED):
+            if not waited and (not rows or rows[-1]["new"] not in TASK_ENDED):
                 return Unproven(f"the case was cut short before the task '{task}' had ended")
             if not rows or rows[-1]["new"] != expected:
                 state = str(rows[-1]["new"]).upper() if rows else "never started"
