@@ -28,7 +28,7 @@ def test_callable_fails(case: Case, way: str) -> None:
     _fail(case, way)
 
 
-@decides("FAIL-1", "FAIL-2", "FAIL-3", "FAIL-4", "FAIL-5", "CRASH-1", smoke=True)
+@decides("FAIL-1", "FAIL-2", "FAIL-3", "FAIL-4", "FAIL-5", "CRASH-1")
 def test_callable_raises(case: Case) -> None:
     """The most common way."""
     _fail(case, "raises")
