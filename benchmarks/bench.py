@@ -17,7 +17,8 @@ import urllib.request
 from pathlib import Path
 
 from executor_conformance.harness.backend import Options
-from executor_conformance.harness.case import CALLABLES, Case, RestWatch
+from executor_conformance.harness.case import CALLABLES, Case
+from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.environment import PARALLELISM, Environment, free_port
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.history import History

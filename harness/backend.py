@@ -54,18 +54,25 @@ class Options:
     database: str = "sqlite"
     substrate: str = "process"
     broker: str | None = None
+    patience_s: float = 0.0
+    """As of a variant, for an executor of the user's own."""
 
 
 @dataclass(frozen=True)
 class Variant:
     """A labelled form of an environment.
 
-    ``smoke`` variants run only the cases marked as smoke; ``note`` says in one sentence what differs.
+    ``smoke`` variants run only the cases marked as smoke; ``note`` says in one sentence what differs. A variant with an
+    ``executor`` of its own makes way for the user's, where one is given.
     """
 
     label: str
     smoke: bool = False
     note: str = ""
+    executor: str | None = None
+    """Import path of the executor of this variant; None: the one that Airflow ships for the environment."""
+    patience_s: float = 0.0
+    """For how long nothing may move before 'stuck' is proven, where the executor has timers of its own."""
 
 
 @dataclass
@@ -98,6 +105,8 @@ class Backend(ABC):
     variants: ClassVar[Sequence[Variant]] = ()
     victims: ClassVar[frozenset[str]] = frozenset()
     """Which processes a fault can kill: 'child', 'supervisor', 'unit' (both), 'node' (the whole worker)."""
+    faults: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """What :meth:`inject` can do at the control plane and the data plane: fault points, each with its ways."""
     worker_concurrency: ClassVar[int] = 5
     chooses: ClassVar[str] = "executor"
     """Who picks the next of several queued workloads: 'executor', or 'worker' where all of them are handed on."""
@@ -160,6 +169,24 @@ class Backend(ABC):
         Returns the pids that were killed.
         """
         raise NotImplementedError(f"the backend {self.name} has no worker apart from the scheduler")
+
+    def inject(self, point: str, way: str, callback: str) -> str:
+        """Do to the control plane or the data plane what ``way`` of a fault ``point`` says.
+
+        A fault at the submission, the start or the observation is injected before the callback is submitted, with
+        an empty ``callback``; the others befall the unit of the given callback. It lasts until :meth:`heal`, unless
+        the way says otherwise. Returns one sentence on what was done, for the history.
+
+        :raises HarnessError: the control plane did not take it.
+        """
+        raise NotImplementedError(f"the backend {self.name} has no fault {point} by way of {way}")
+
+    def accepted(self, callback: str) -> bool:
+        """Whether the control plane has the submission of this callback."""
+        raise NotImplementedError(f"the control plane of the backend {self.name} cannot be asked")
+
+    def heal(self) -> None:  # noqa: B027
+        """Take back every fault that :meth:`inject` left in force."""
 
     def repair(self, thorough: bool) -> bool:
         """Make the worker side whole again after a fault; True if the scheduler must be started anew.

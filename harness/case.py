@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from executor_conformance.harness.codec import encode
+from executor_conformance.harness.codec import digest, encode
 from executor_conformance.harness.effects import Breakpoint
 from executor_conformance.harness.environment import Environment
-from executor_conformance.harness.errors import BoundReached, ConformanceError
+from executor_conformance.harness.errors import BoundReached, ConformanceError, SchedulerDied
 from executor_conformance.harness.limits import LIMITS
-from executor_conformance.harness.processes import ProcessInfo
+from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.rules import WireRule
+from executor_conformance.harness.view import TERMINAL
 
-TERMINAL = frozenset({"success", "failed"})
 CALLABLES = "executor_conformance.suites.callables"
 
 _probes = itertools.count(1)
@@ -29,6 +29,10 @@ _probes = itertools.count(1)
 
 class NotApplicable(ConformanceError):
     """The edition or the environment has no means for this case; the message says which."""
+
+
+class DoesNotSupport(ConformanceError):
+    """The subject declares that it runs no callbacks, and refuses them; the message says so."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class Case:
     """A process was killed or a state left behind, so the environment needs repair before the next case."""
     new_scheduler: bool = False
     """The scheduler was started or set otherwise than usual, so the next case needs a new one."""
+    whole_afterwards: bool = True
+    """False: the case leaves something behind that no later case can live with, so they get a new environment."""
     callbacks: list[Callback] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     _pause: float = LIMITS.pump_interval
@@ -81,6 +87,8 @@ class Case:
         :param expect: 'success', 'failure' (the callable fails) or 'terminal' (a fault decides).
         :param role: 'subject', 'follow-up' or 'filler'.
         """
+        if executor is None and (why := self.env.refuses_callbacks()):
+            raise DoesNotSupport(why)
         name = f"p{next(_probes)}"
         path = callable_ if not callable_ or "." in callable_ or ":" in callable_ else f"{CALLABLES}.{callable_}"
         sent = encode(kwargs or {})
@@ -126,6 +134,30 @@ class Case:
         """Note a fault that was just injected."""
         self.disturbed = True
         self.env.sink("fault", name=name, **fields)
+
+    def inject(self, point: str, way: str, callback: Callback | None = None) -> None:
+        """Let the control plane or the data plane fail at ``point`` by ``way``; see :meth:`Backend.inject`.
+
+        :raises NotApplicable: the environment has no means for it.
+        """
+        if way not in self.env.backend.faults.get(point, ()):
+            raise NotApplicable(f"This environment has no means to reach the fault point '{point}'.")
+        if why := self.env.refuses_callbacks():
+            raise DoesNotSupport(why)
+        done = self.env.backend.inject(point, way, callback.id if callback else "")
+        self.fault(point, way=way, done=done)
+
+    def heal(self) -> None:
+        """Take back the faults of the control plane and the data plane."""
+        self.env.backend.heal()
+        self.env.sink("note", what="healed")
+
+    def restart_scheduler(self, point: str) -> None:
+        """SIGKILL the scheduler with all its children, and start another, as a service manager would."""
+        self.new_scheduler = True
+        self.fault(point, victim="scheduler", pid=self.env.site.scheduler_pid)
+        self.env.stop_plain_scheduler()
+        self.env.start_scheduler()
 
     def kill(self, pids: Iterable[int], point: str, victim: str) -> None:
         """SIGKILL processes, and wait until they are gone."""
@@ -307,6 +339,17 @@ class Case:
         self.new_scheduler = True
         self.env.start_plain_scheduler()
 
+    def scheduler_survives(self, ended: Callable[[], Any], who: str, limit: float) -> None:
+        """Step until ``ended``, or for ``limit`` seconds; a scheduler that ends meanwhile is noted, not raised."""
+        deadline = time.monotonic() + limit
+        try:
+            while not ended() and time.monotonic() < deadline:
+                self.pump()
+                self.pause()
+            self.env.sink("scheduler", what="survived", who=who)
+        except SchedulerDied as died:
+            self.env.sink("note", what="scheduler ended", who=who, message=str(died))
+
     def run_dag_with_deadline(self, dag_id: str, probe: str) -> Callback:
         """Create a run whose deadline is already over; its callback becomes one of the case's."""
         made = self.env.create_run_beside(dag_id)
@@ -337,102 +380,3 @@ class Case:
                 break
             self.pause()
         self.scheduling = False
-
-
-class RestWatch:
-    """Decides whether everything about some callbacks has come to rest, and keeps the proof."""
-
-    def __init__(
-        self,
-        case: Case,
-        callbacks: Sequence[Callback],
-        tasks: Sequence[tuple[Run, str]] = (),
-        held: bool = False,
-    ) -> None:
-        # ``held``: a callable is stopped by the harness itself, so its being alive is no sign of progress
-        self.held = held
-        self.case = case
-        self.callbacks = list(callbacks)
-        self.tasks = list(tasks)
-        self._mark: Any = None
-        self._since = 0.0
-        self._steps = 0
-        self._alive: list[str] = []
-
-    def live(self) -> list[int]:
-        """Live units of work, of any callback or task."""
-        return self.case.env.units()
-
-    def at_rest(self) -> bool:
-        """To be asked once per step."""
-        env = self.case.env
-        processes = env.processes()
-        units = env.units()
-        flights = [
-            f"{flight.method} {flight.route}"
-            for wire in env.site.recorders.values()
-            for flight in wire.in_flight
-            if flight.api == "execution" or "fetch" not in flight.path
-        ]
-        pending = [why for callback in self.callbacks for why in env.backend.pending(callback.id)]
-        for run, task in self.tasks:
-            # Airflow 3.3 keys a task by its coordinates, 3.4 by its id
-            keys = {event["key"] for event in env.history.of("event") if run.run_id in event["key"]}
-            pending += [why for key in {run.task_instances[task], *keys} for why in env.backend.pending(key)]
-        pending += [
-            f"the task {task} is still with the scheduler"
-            for run, task in self.tasks
-            if self.case.task_state(run, task) in (None, "none", "scheduled")
-        ]
-        busy = self._runnable(processes)
-        self._alive = [] if self.held else [f"unit {pid}" for pid in units]
-        self._alive += [f"in flight: {flight}" for flight in flights] + pending
-        states = tuple(self.case.state(callback) for callback in self.callbacks)
-        ended = all(state in TERMINAL for state in states) and not self.tasks
-        freed = not any(self.case.holds_slot(callback.id) for callback in self.callbacks)
-        mark = (
-            states,
-            str(env.slots),
-            env.effects.reports,
-            tuple(sorted(units)),
-            len([1 for event in env.history.of("wire") if event["api"] == "execution"]),
-            tuple(self.case.task_state(run, task) for run, task in self.tasks),
-        )
-        if mark != self._mark or self._alive or (busy and not (ended and freed)):
-            self._mark, self._since, self._steps = mark, time.monotonic(), env.steps
-            return False
-        steps = env.steps - self._steps
-        if env.plain_scheduler:
-            return ended and steps >= LIMITS.quiet_steps  # its loop cannot be watched, so it never proves 'stuck'
-        if ended and freed:
-            return steps >= 2  # nothing is left that could change it; the steps show that no event was waiting
-        return steps >= LIMITS.quiet_steps and time.monotonic() - self._since >= LIMITS.quiet_window
-
-    def _runnable(self, processes: dict[int, ProcessInfo]) -> bool:
-        """Whether a worker process wants the CPU: on a loaded machine, it has not had its turn yet."""
-        env = self.case.env
-        main = {node.pid for node in env.backend.nodes()} | {env.api_server.pid, env.site.scheduler_pid}
-        if env.zygote:
-            main.add(env.zygote.process.pid)
-        return any(
-            process.state in ("R", "D") and pid not in main and process.ppid != env.api_server.pid
-            for pid, process in processes.items()
-        )
-
-    def proof(self) -> dict[str, Any]:
-        """What rest rests on: states, slots held, what is still alive, quiet time and steps."""
-        return {
-            "states": {callback.id: self.case.state(callback) for callback in self.callbacks},
-            "holding_slots": [callback.id for callback in self.callbacks if self.case.holds_slot(callback.id)],
-            "alive": self._alive,
-            "quiet_s": round(time.monotonic() - self._since, 3),
-            "quiet_steps": self.case.env.steps - self._steps,
-        }
-
-
-def digest(value: Any) -> str:
-    """A short digest of a JSON-safe value, to compare what is too long to keep."""
-    import hashlib
-    import json
-
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]

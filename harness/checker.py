@@ -109,6 +109,8 @@ def decide(history: History, clauses: Iterable[str], catalogue: Catalogue) -> li
     asked = list(clauses)
     if reason := ended.get("not_applicable"):
         return [Decision(clause, Verdict.NOT_APPLICABLE, reason) for clause in asked]
+    if reason := ended.get("unsupported"):
+        return [Decision(clause, Verdict.UNSUPPORTED, reason) for clause in asked]
     if ended.get("scheduler_died") and "CRASH-5" not in asked:
         asked.append("CRASH-5")
     decisions = check(history, asked, catalogue)

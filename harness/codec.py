@@ -7,6 +7,8 @@ The form is a one-key mapping: ``{"$datetime": "2026-01-02T03:04:05+00:00"}``, `
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import json
 import uuid
 from typing import Any
 
@@ -43,3 +45,8 @@ def decode(value: Any) -> Any:
         if key == "$set":
             return {decode(member) for member in item}
     return {key: decode(item) for key, item in value.items()}
+
+
+def digest(value: Any) -> str:
+    """A short digest of a JSON-safe value, to compare what is too long to keep."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]

@@ -68,7 +68,8 @@ class Environment:
     ) -> None:
         self.options = options
         self.variant = variant
-        self.executor = options.executor or backend.executor
+        self.executor = options.executor or variant.executor or backend.executor
+        self._refusals: dict[str, str] = {}
         self.clock = clock or Clock()
         self.history = History(self.clock, {"case": "", "subject": variant.label})
         self.folder = folder
@@ -301,6 +302,13 @@ class Environment:
         self.site.scheduler_pid = self.plain_scheduler.pid
         self.sink("scheduler", what="started", pid=self.plain_scheduler.pid, command="airflow scheduler")
 
+    def stop_plain_scheduler(self) -> None:
+        """Kill the ``airflow scheduler`` command and what it started, if it is on."""
+        if self.plain_scheduler:
+            self.plain_scheduler.kill_tree()
+            self.plain_scheduler = None
+            self.sink("scheduler", what="stopped")
+
     def create_run_beside(self, dag_id: str) -> dict[str, Any]:
         """Create a Dag run from a process of its own, as the API or a user would."""
         assert self.zygote is not None
@@ -317,6 +325,7 @@ class Environment:
         """Turn the environment into another variant of the same backend."""
         if variant.label != self.variant.label:
             self.variant = variant
+            self.executor = self.options.executor or variant.executor or type(self.backend).executor
             self.backend.use_variant(variant)
             self.start_scheduler()
 
@@ -325,6 +334,25 @@ class Environment:
         if executor != self.executor:
             self.executor = executor
             self.start_scheduler()
+
+    @property
+    def patience_s(self) -> float:
+        """For how long nothing may move before 'stuck' is proven."""
+        own = self.options.patience_s if self.options.executor else self.variant.patience_s
+        return max(LIMITS.quiet_window, own)
+
+    def refuses_callbacks(self) -> str:
+        """Why the executor takes no callbacks: it declares none and refuses them. Empty if it takes them."""
+        if self.executor not in self._refusals:
+            offer = self.inspect("offer")["offer"]
+            refused = not offer.get("declares", True) and offer.get("raised")
+            name = self.executor.rpartition(".")[2]
+            self._refusals[self.executor] = (
+                f"{name} declares no callbacks, and refuses an ExecuteCallback with {offer['raised']}."
+                if refused
+                else ""
+            )
+        return self._refusals[self.executor]
 
     def repair(self, thorough: bool = False, new_scheduler: bool = False) -> None:
         """Bring the environment back to health after a case that disturbed it.
@@ -335,10 +363,8 @@ class Environment:
         self.effects.clear()
         self.wire.clear_rules()
         self.wire.accept()
-        if self.plain_scheduler:
-            self.plain_scheduler.kill_tree()
-            self.plain_scheduler = None
-            self.sink("scheduler", what="stopped")
+        self.stop_plain_scheduler()
+        self.backend.heal()
         left = self.units()
         self.watcher.kill(left)
         if self.backend.repair(thorough) or new_scheduler or self.scheduler is None:

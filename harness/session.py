@@ -10,11 +10,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from executor_conformance.harness.backend import Backend, Options, Variant
-from executor_conformance.harness.case import Case, NotApplicable
+from executor_conformance.harness.case import Case, DoesNotSupport, NotApplicable
 from executor_conformance.harness.catalogue import Catalogue
 from executor_conformance.harness.checker import decide
 from executor_conformance.harness.environment import PARALLELISM, Environment
@@ -73,7 +73,7 @@ class Subject:
     @property
     def executor(self) -> str:
         """Import path of the executor class."""
-        return self.options.executor or self.backend.executor
+        return self.options.executor or self.variant.executor or self.backend.executor
 
 
 def subjects_of(chosen: dict[str, type[Backend]], options: Options) -> tuple[list[Subject], list[SubjectInfo]]:
@@ -82,7 +82,7 @@ def subjects_of(chosen: dict[str, type[Backend]], options: Options) -> tuple[lis
     unavailable: list[SubjectInfo] = []
     for name, backend in chosen.items():
         missing = backend.missing(options)
-        for variant in backend.variants:
+        for variant in _variants(backend, options):
             label = variant.label
             if options.executor:
                 label = f"{options.executor.rpartition('.')[2]}@{variant.label}"
@@ -91,7 +91,7 @@ def subjects_of(chosen: dict[str, type[Backend]], options: Options) -> tuple[lis
                     SubjectInfo(
                         label=label,
                         backend=name,
-                        executor=options.executor or backend.executor,
+                        executor=options.executor or variant.executor or backend.executor,
                         substrate=options.substrate,
                         control_plane="",
                         data_plane="",
@@ -102,6 +102,15 @@ def subjects_of(chosen: dict[str, type[Backend]], options: Options) -> tuple[lis
             else:
                 runnable.append(Subject(label, backend, variant, options))
     return runnable, unavailable
+
+
+def _variants(backend: type[Backend], options: Options) -> Sequence[Variant]:
+    if not options.executor:
+        return backend.variants
+    kept = [variant for variant in backend.variants if variant.executor is None]
+    if all(variant.smoke for variant in kept):
+        kept = [replace(variant, smoke=False) for variant in kept[:1]]  # a user's own executor is looked at in full
+    return kept
 
 
 class EnvironmentPool:
@@ -228,6 +237,8 @@ class Recorder:
         """
         if isinstance(raised, NotApplicable):
             run.not_applicable = str(raised)
+        elif isinstance(raised, DoesNotSupport):
+            run.unsupported = str(raised)
         elif raised is not None:
             run.scheduler_died = isinstance(raised, SchedulerDied)
             run.trouble = str(raised) if isinstance(raised, ConformanceError) else f"{type(raised).__name__}: {raised}"
@@ -235,7 +246,11 @@ class Recorder:
         env = run.case.env
         self._earlier.setdefault(id(env), []).extend(callback.id for callback in run.case.callbacks)
         run.history.append(
-            "end", trouble=run.trouble, not_applicable=run.not_applicable, scheduler_died=run.scheduler_died
+            "end",
+            trouble=run.trouble,
+            not_applicable=run.not_applicable,
+            unsupported=run.unsupported,
+            scheduler_died=run.scheduler_died,
         )
         result = self._decide(run, round(time.monotonic() - run.began, 3))
         try:
@@ -251,6 +266,9 @@ class Recorder:
         left = [callback for callback in run.case.callbacks if run.case.state(callback) not in ("success", "failed")]
         held = any(run.case.holds_slot(callback.id) for callback in run.case.callbacks)
         new_scheduler = run.case.new_scheduler or run.scheduler_died
+        if not run.case.whole_afterwards:
+            env.whole = False
+            return
         if run.case.disturbed or new_scheduler or left or held:
             env.repair(thorough=bool(left or held), new_scheduler=new_scheduler)
         else:
@@ -307,6 +325,7 @@ class CaseRun:
     began: float
     trouble: str = ""
     not_applicable: str = ""
+    unsupported: str = ""
     scheduler_died: bool = False
 
 
@@ -347,6 +366,7 @@ def reproduce_line(module: str, function: str, parameters: str, options: Options
         ("database", options.database, "sqlite"),
         ("substrate", options.substrate, "process"),
         ("broker", options.broker, None),
+        ("patience", options.patience_s, 0.0),
     ):
         if value != default:
             line += f" --conformance-{option} {shlex.quote(str(value))}"

@@ -10,7 +10,7 @@ from typing import Any
 from executor_conformance.harness.history import Event, History
 from executor_conformance.harness.limits import LIMITS
 
-TERMINAL = ("success", "failed")
+TERMINAL = frozenset({"success", "failed"})
 TASK_ENDED = ("success", "failed", "skipped", "upstream_failed", "up_for_retry", "removed")
 NOTICED_S = 5.0
 """Seconds after the end of a row within which its executor must have noticed, if nothing came to rest."""

@@ -111,6 +111,11 @@ def _parameters(function: Any) -> Iterator[str]:
     """The ids that pytest gives to the parameters of a test function."""
     several = []
     for mark in function.pytestmark:
+        if mark.name == "ways":
+            from executor_conformance.harness.session import backends
+
+            known = [backend.faults.get(mark.args[0], ()) for backend in backends().values()]
+            several.append(list(dict.fromkeys(way for ways in known for way in ways)))
         if mark.name == "parametrize":
             given = mark.kwargs.get("ids") or [getattr(value, "id", None) for value in mark.args[1]]
             several.append([name or str(value) for name, value in zip(given, mark.args[1], strict=True)])

@@ -21,3 +21,11 @@ def decides(*clauses: str, smoke: bool = False) -> Callable[[Function], Function
         return marked
 
     return mark
+
+
+def ways(point: str) -> pytest.MarkDecorator:
+    """Give a case the argument ``way``: one run for each way in which its environment can inject ``point``.
+
+    An environment that has none runs the case once, with the way 'none', and it is not applicable.
+    """
+    return pytest.mark.ways(point)

@@ -42,6 +42,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--conformance-substrate", choices=("process", "docker", "cluster"), default="process")
     group.addoption("--conformance-broker", metavar="BROKER", help="filesystem, redis, rabbitmq, or an address")
+    group.addoption(
+        "--conformance-patience",
+        metavar="SECONDS",
+        type=float,
+        default=0.0,
+        help="for how long nothing may move before 'stuck' is proven; for an executor with timers of its own",
+    )
     group.addoption("--conformance-expectations", metavar="FILE", help="known failures, strictly")
 
 
@@ -50,6 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("xdist"):
         config.addinivalue_line("markers", "xdist_group(name): as pytest-xdist has it, which is not installed here")
     config.addinivalue_line("markers", "conformance(*clauses, smoke=False): a case that decides these clauses")
+    config.addinivalue_line("markers", "ways(point): run once for each way in which the environment injects it")
 
 
 def state_of(config: pytest.Config) -> ConformanceState:
@@ -117,11 +125,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     if "not conformance" in (metafunc.config.option.markexpr or ""):
         metafunc.parametrize("case", [pytest.param(None, id="deselected")], indirect=True)
+        if "way" in metafunc.fixturenames:
+            metafunc.parametrize("way", ["none"])
         return
     state = state_of(metafunc.config)
     subjects = [s for s in state.subjects if marker.kwargs.get("smoke") or not s.variant.smoke]
-    parameters = [pytest.param(s, id=s.label, marks=pytest.mark.xdist_group(s.backend.name)) for s in subjects]
-    metafunc.parametrize("case", parameters, indirect=True)
+    by_way = metafunc.definition.get_closest_marker("ways")
+    if by_way is None:
+        parameters = [pytest.param(s, id=s.label, marks=pytest.mark.xdist_group(s.backend.name)) for s in subjects]
+        metafunc.parametrize("case", parameters, indirect=True)
+        return
+    several = [
+        pytest.param(s, way, id=f"{s.label}-{way}", marks=pytest.mark.xdist_group(s.backend.name))
+        for s in subjects
+        for way in s.backend.faults.get(by_way.args[0]) or ("none",)
+    ]
+    metafunc.parametrize(("case", "way"), several, indirect=["case"])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -32,6 +32,7 @@ class ConformanceState:
             database=option.conformance_database,
             substrate=option.conformance_substrate,
             broker=option.conformance_broker,
+            patience_s=option.conformance_patience,
         )
         level = option.conformance_level
         self.levels = LEVELS[: LEVELS.index(level) + 1]

@@ -155,3 +155,15 @@ def test_idle_workers_killed(case: Case) -> None:
     case.submit("succeed", expect="terminal")
     case.settle()
     case.follow_up()
+
+
+@decides(*LIVENESS)
+def test_scheduler_restart(case: Case) -> None:
+    """scheduler-restart: the scheduler is killed while the callable runs, and another takes its place."""
+    callback = case.submit("hold", expect="terminal")
+    entered = case.stop_at(callback, "enter")
+    case.reach(entered, "the start of the callable")
+    case.until_running_or_quiet(callback)
+    case.restart_scheduler("scheduler-restart")
+    case.settle_then(entered.release)
+    case.follow_up()

@@ -15,25 +15,25 @@ def test_declares_what_it_does(case: Case) -> None:
     inspect(case, "offer")
 
 
-@decides("DECL-3")
+@decides("DECL-3", smoke=True)
 def test_class_attributes(case: Case) -> None:
     """What core reads from the class is there."""
     inspect(case, "attributes")
 
 
-@decides("DECL-4")
+@decides("DECL-4", smoke=True)
 def test_loads_by_path_and_alias(case: Case) -> None:
     """ExecutorLoader finds it."""
     inspect(case, "load")
 
 
-@decides("DECL-5")
+@decides("DECL-5", smoke=True)
 def test_commands(case: Case) -> None:
     """Its commands merge into the command line."""
     inspect(case, "commands")
 
 
-@decides("DECL-6")
+@decides("DECL-6", smoke=True)
 def test_methods(case: Case) -> None:
     """What core calls is implemented."""
     inspect(case, "methods")

@@ -8,10 +8,11 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from executor_conformance.harness.case import TERMINAL, Callback, Case, NotApplicable
+from executor_conformance.harness.case import Callback, Case, NotApplicable
 from executor_conformance.harness.database import cache_folder
 from executor_conformance.harness.rules import Hold, WireRule
 from executor_conformance.harness.tokens import Mint, ask
+from executor_conformance.harness.view import TERMINAL
 from executor_conformance.suites.marks import decides
 
 OPEN_ROUTES = ("/execution/health", "/execution/health/ping")

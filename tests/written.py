@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from executor_conformance.harness.case import digest
 from executor_conformance.harness.catalogue import load_catalogue
 from executor_conformance.harness.checker import check
+from executor_conformance.harness.codec import digest
 from executor_conformance.harness.history import FORMAT, FORMAT_VERSION, Event, StoredHistory
 from executor_conformance.harness.verdicts import Decision
 from executor_conformance.harness.view import QUEUED_SCOPE

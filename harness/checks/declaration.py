@@ -51,6 +51,21 @@ def declared_and_done_agree(view: HistoryView) -> Found:
     return Kept("declared and taken" if declares else "not declared and refused")
 
 
+@decides("DECL-2")
+def unsupported_callback_harms_nothing(view: HistoryView) -> Found:
+    """The scheduler that was given a callback for an executor without support is alive, and so is the one after it."""
+    ended = view.of("note", what="scheduler ended")
+    survived = view.of("scheduler", what="survived")
+    if not ended and not survived:
+        return Undecided("no callback was routed to an executor without support")
+    if ended:
+        return Broken(
+            "An ExecuteCallback for an executor without support ended " + " and ".join(note["who"] for note in ended),
+            tuple(f"{note['who']}: {str(note['message'])[:300]}" for note in ended),
+        )
+    return Kept(" and ".join(note["who"] for note in survived) + " survived")
+
+
 @decides("DECL-3")
 def attributes_are_readable(view: HistoryView) -> Found:
     """Each attribute of the running BaseExecutor is readable on the class and has its type."""

@@ -146,6 +146,20 @@ def never_more_than_parallelism(view: HistoryView) -> Found:
     return Kept(f"at most {peak} at once, parallelism {limit}")
 
 
+@decides("ROUTE-7")
+def returns_while_the_remote_side_hangs(view: HistoryView) -> Found:
+    """No step of the scheduler loop failed to come back while the control plane gave no answer."""
+    if not any(fault["name"] == "hang" for fault in view.faults()):
+        return Undecided("the control plane does not hang in this case")
+    hangs = view.of("scheduler", what="hang")
+    if hangs:
+        return Broken(
+            f"A step of the scheduler loop did not come back within {hangs[0]['limit_s']:g} s",
+            (line(hangs[0], "what", "pid"),),
+        )
+    return Kept(f"{len(view.slots)} steps came back")
+
+
 @decides("ROUTE-6")
 def events_carry_the_callback_key(view: HistoryView) -> Found:
     """Each event of a callback has its CallbackKey and a CallbackState value; no event is of a stranger."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from executor_conformance.harness.case import digest
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
+from executor_conformance.harness.codec import digest
 from executor_conformance.harness.view import CallbackView, HistoryView, line
 
 CUT_SHORT = "the case was cut short before the callback had come to rest"

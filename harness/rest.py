@@ -1,0 +1,109 @@
+"""Rest: the proof that nothing which belongs to some callbacks will still move.
+
+No unit of work is alive, no request is in flight, the backend declares no message or timer, and the subject has synced
+since. Then a row that is not terminal is stuck, and that is proven in a second instead of after a timeout.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.processes import ProcessInfo
+from executor_conformance.harness.view import TERMINAL
+
+if TYPE_CHECKING:
+    from executor_conformance.harness.case import Callback, Case, Run
+
+
+class RestWatch:
+    """Decides whether everything about some callbacks has come to rest, and keeps the proof."""
+
+    def __init__(
+        self,
+        case: Case,
+        callbacks: Sequence[Callback],
+        tasks: Sequence[tuple[Run, str]] = (),
+        held: bool = False,
+    ) -> None:
+        # ``held``: a callable is stopped by the harness itself, so its being alive is no sign of progress
+        self.held = held
+        self.case = case
+        self.callbacks = list(callbacks)
+        self.tasks = list(tasks)
+        self._mark: Any = None
+        self._since = 0.0
+        self._steps = 0
+        self._alive: list[str] = []
+
+    def live(self) -> list[int]:
+        """Live units of work, of any callback or task."""
+        return self.case.env.units()
+
+    def at_rest(self) -> bool:
+        """To be asked once per step."""
+        env = self.case.env
+        processes = env.processes()
+        units = env.units()
+        flights = [
+            f"{flight.method} {flight.route}"
+            for wire in env.site.recorders.values()
+            for flight in wire.in_flight
+            if flight.api == "execution" or "fetch" not in flight.path
+        ]
+        pending = [why for callback in self.callbacks for why in env.backend.pending(callback.id)]
+        for run, task in self.tasks:
+            # Airflow 3.3 keys a task by its coordinates, 3.4 by its id
+            keys = {event["key"] for event in env.history.of("event") if run.run_id in event["key"]}
+            pending += [why for key in {run.task_instances[task], *keys} for why in env.backend.pending(key)]
+        pending += [
+            f"the task {task} is still with the scheduler"
+            for run, task in self.tasks
+            if self.case.task_state(run, task) in (None, "none", "scheduled")
+        ]
+        busy = self._runnable(processes)
+        self._alive = [] if self.held else [f"unit {pid}" for pid in units]
+        self._alive += [f"in flight: {flight}" for flight in flights] + pending
+        states = tuple(self.case.state(callback) for callback in self.callbacks)
+        ended = all(state in TERMINAL for state in states) and not self.tasks
+        freed = not any(self.case.holds_slot(callback.id) for callback in self.callbacks)
+        mark = (
+            states,
+            str(env.slots),
+            env.effects.reports,
+            tuple(sorted(units)),
+            len([1 for event in env.history.of("wire") if event["api"] == "execution"]),
+            tuple(self.case.task_state(run, task) for run, task in self.tasks),
+        )
+        if mark != self._mark or self._alive or (busy and not (ended and freed)):
+            self._mark, self._since, self._steps = mark, time.monotonic(), env.steps
+            return False
+        steps = env.steps - self._steps
+        if env.plain_scheduler:
+            return ended and steps >= LIMITS.quiet_steps  # its loop cannot be watched, so it never proves 'stuck'
+        if ended and freed:
+            return steps >= 2  # nothing is left that could change it; the steps show that no event was waiting
+        return steps >= LIMITS.quiet_steps and time.monotonic() - self._since >= env.patience_s
+
+    def _runnable(self, processes: dict[int, ProcessInfo]) -> bool:
+        """Whether a worker process wants the CPU: on a loaded machine, it has not had its turn yet."""
+        env = self.case.env
+        main = {node.pid for node in env.backend.nodes()} | {env.api_server.pid, env.site.scheduler_pid}
+        if env.zygote:
+            main.add(env.zygote.process.pid)
+        return any(
+            process.state in ("R", "D") and pid not in main and process.ppid != env.api_server.pid
+            for pid, process in processes.items()
+        )
+
+    def proof(self) -> dict[str, Any]:
+        """What rest rests on: states, slots held, what is still alive, quiet time and steps."""
+        return {
+            "states": {callback.id: self.case.state(callback) for callback in self.callbacks},
+            "holding_slots": [callback.id for callback in self.callbacks if self.case.holds_slot(callback.id)],
+            "alive": self._alive,
+            "quiet_s": round(time.monotonic() - self._since, 3),
+            "quiet_steps": self.case.env.steps - self._steps,
+        }

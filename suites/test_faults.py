@@ -1,0 +1,89 @@
+"""CRASH at the control plane and the data plane: each environment has its own ways to the same fault points."""
+
+from __future__ import annotations
+
+from executor_conformance.harness.case import Case
+from executor_conformance.suites.marks import decides, ways
+from executor_conformance.suites.test_crash import LIVENESS
+
+
+def _under(case: Case, point: str, way: str) -> None:
+    """A callback from beginning to end while a fault is in force, and what follows when it is over."""
+    case.inject(point, way)
+    case.submit("succeed", expect="terminal")
+    case.settle()
+    case.heal()
+    case.follow_up()
+
+
+@decides(*LIVENESS)
+@ways("submit-refused")
+def test_submit_refused(case: Case, way: str) -> None:
+    """submit-refused: the control plane refuses or drops the submission."""
+    _under(case, "submit-refused", way)
+
+
+@decides(*LIVENESS)
+@ways("start-impossible")
+def test_start_impossible(case: Case, way: str) -> None:
+    """start-impossible: the unit of work cannot start."""
+    _under(case, "start-impossible", way)
+
+
+@decides(*LIVENESS)
+@ways("accepted-lost")
+def test_accepted_lost(case: Case, way: str) -> None:
+    """accepted-lost: the submission is accepted and never picked up."""
+    _under(case, "accepted-lost", way)
+
+
+@decides(*LIVENESS)
+@ways("stopped-before-start")
+def test_stopped_before_start(case: Case, way: str) -> None:
+    """stopped-before-start: what waits to be started is removed from outside."""
+    case.inject("accepted-lost", "never-started")
+    callback = case.submit("succeed", expect="terminal")
+    case.until(lambda: case.env.backend.accepted(callback.id), "the control plane to have the submission")
+    case.inject("stopped-before-start", way, callback)
+    case.settle()
+    case.heal()
+    case.follow_up()
+
+
+@decides(*LIVENESS)
+@ways("stopped")
+def test_stopped(case: Case, way: str) -> None:
+    """stopped: the unit of work is stopped from outside while the callable runs."""
+    callback = case.submit("hold", expect="terminal")
+    entered = case.stop_at(callback, "enter")
+    case.reach(entered, "the start of the callable")
+    case.inject("stopped", way, callback)
+    case.settle_then(entered.release)
+    case.heal()
+    case.follow_up()
+
+
+@decides(*LIVENESS)
+@ways("observation")
+def test_observation(case: Case, way: str) -> None:
+    """observation: what the executor observes the unit of work by is refused, cut, delayed or wrong."""
+    _under(case, "observation", way)
+
+
+@decides(*LIVENESS)
+@ways("clean-up")
+def test_clean_up(case: Case, way: str) -> None:
+    """clean-up: the control plane refuses to clean up after the unit of work."""
+    _under(case, "clean-up", way)
+
+
+@decides("ROUTE-7", "CRASH-3", "CRASH-5")
+@ways("hang")
+def test_hang(case: Case, way: str) -> None:
+    """hang: the control plane accepts and never answers; heartbeat() and sync() come back all the same."""
+    case.inject("hang", way)
+    case.submit("succeed", expect="terminal")
+    case.settle()
+    case.heal()
+    case.settle()
+    case.follow_up()
