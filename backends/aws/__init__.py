@@ -1,0 +1,1 @@
+"""Environments of the Amazon executors: ECS, Batch and Lambda."""
