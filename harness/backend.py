@@ -107,6 +107,8 @@ class Backend(ABC):
     """Which processes a fault can kill: 'child', 'supervisor', 'unit' (both), 'node' (the whole worker)."""
     faults: ClassVar[Mapping[str, Sequence[str]]] = {}
     """What :meth:`inject` can do at the control plane and the data plane: fault points, each with its ways."""
+    stands_alone: ClassVar[bool] = False
+    """Whether its control plane can be started alone, by ``executor-conformance up``."""
     worker_concurrency: ClassVar[int] = 5
     chooses: ClassVar[str] = "executor"
     """Who picks the next of several queued workloads: 'executor', or 'worker' where all of them are handed on."""
@@ -142,6 +144,10 @@ class Backend(ABC):
         :raises HarnessError: a worker ended at its start.
         :raises BoundReached: it is not ready in time.
         """
+
+    def stand_alone(self) -> list[str]:
+        """What a user of the control plane alone should know, a line each."""
+        return []
 
     def use_variant(self, variant: Variant) -> None:
         """Turn a running environment into another of its variants."""

@@ -9,16 +9,13 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
-import itertools
 import json
-import pkgutil
 import platform
-import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,8 @@ from executor_conformance.harness.catalogue import LEVELS, Catalogue, Edition, F
 from executor_conformance.harness.errors import ConformanceError, EnvironmentUnavailable, UsageError
 from executor_conformance.harness.report.wording import SYMBOLS
 from executor_conformance.harness.verdicts import DECIDED, Decision, Verdict
+from executor_conformance.suites.cases import SuiteCase, suite_cases
+from executor_conformance.suites.up import up
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -62,64 +61,6 @@ def main() -> None:
     Exit codes: 0 all decided and conformant; 1 a clause failed; 2 bad usage or input; 3 nothing decided, or the
     harness broke; 130 interrupted.
     """
-
-
-@dataclass(frozen=True)
-class SuiteCase:
-    """A case as its test function declares it; ``id`` is the same in every environment."""
-
-    id: str
-    function: str
-    clauses: tuple[str, ...]
-    level: str
-    smoke: bool
-    summary: str
-
-    @property
-    def keyword(self) -> str:
-        """An expression for pytest's ``-k`` that selects this case in every environment."""
-        name, _, rest = self.id.partition("[")
-        parameters = rest.removesuffix("]")
-        exactly = f" and ([{parameters}- or -{parameters}])" if re.fullmatch(r"[\w.+:-]+", parameters) else ""
-        return f"(test_{name.partition('.')[0]}.py and {self.function}[{exactly})"
-
-
-def suite_cases(catalogue: Catalogue) -> list[SuiteCase]:
-    """All cases in the order of their modules; nothing is started, and Airflow need not be there."""
-    found: list[SuiteCase] = []
-    for info in pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__):
-        module = importlib.import_module(f"{PACKAGE}.{info.name}") if info.name.startswith("test_") else None
-        for name, function in vars(module).items() if module else ():
-            marks = [mark for mark in getattr(function, "pytestmark", []) if mark.name == "conformance"]
-            for parameters in _parameters(function) if marks else ():
-                clauses = marks[0].args
-                base = f"{info.name}.{name}".replace("test_", "")
-                found.append(
-                    SuiteCase(
-                        id=f"{base}[{parameters}]" if parameters else base,
-                        function=name,
-                        clauses=clauses,
-                        level=min((catalogue.clause(clause).level for clause in clauses), key=LEVELS.index),
-                        smoke=bool(marks[0].kwargs.get("smoke")),
-                        summary=(inspect.getdoc(function) or "").partition("\n")[0],
-                    )
-                )
-    return found
-
-
-def _parameters(function: Any) -> Iterator[str]:
-    """The ids that pytest gives to the parameters of a test function."""
-    several = []
-    for mark in function.pytestmark:
-        if mark.name == "ways":
-            from executor_conformance.harness.session import backends
-
-            known = [backend.faults.get(mark.args[0], ()) for backend in backends().values()]
-            several.append(list(dict.fromkeys(way for ways in known for way in ways)))
-        if mark.name == "parametrize":
-            given = mark.kwargs.get("ids") or [getattr(value, "id", None) for value in mark.args[1]]
-            several.append([name or str(value) for name, value in zip(given, mark.args[1], strict=True)])
-    yield from map("-".join, itertools.product(*several))
 
 
 class _Ending:
@@ -392,3 +333,6 @@ def _console() -> Console:
     """Where tables go; wide enough to be read by machines where it is no terminal."""
     width = None if sys.stdout.isatty() else 160
     return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+
+
+main.add_command(up)

@@ -44,6 +44,7 @@ class KubernetesBackend(Backend):
             patience_s=LAUNCH_TIMEOUT_S + 2 * RECONCILE_S,
         ),
     )
+    stands_alone: ClassVar = True
     victims: ClassVar = frozenset({"child", "supervisor", "unit"})
     faults: ClassVar[Mapping[str, Sequence[str]]] = {point: tuple(ways) for point, ways in FAULTS.items()}
 
@@ -158,6 +159,10 @@ class KubernetesBackend(Backend):
             },
         }
         (self._folder / "pod-template.yaml").write_text(json.dumps(template, indent=1), "utf-8")
+
+    def stand_alone(self) -> list[str]:
+        """Where the kubeconfig is."""
+        return [f"kubectl --kubeconfig {self._folder / 'kubeconfig'} get pods"]
 
     # -- seeing ---------------------------------------------------------------------------------------------
 
