@@ -1,0 +1,54 @@
+"""What was asked of the API: one entry per request, without bodies and tokens."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from executor_conformance.backends.kubernetes.emulator.status import Obj
+
+_KEPT = 20_000
+
+
+@dataclass(slots=True)
+class Call:
+    """One request; ``status`` is None while it is not answered, and 0 if its connection was closed instead.
+
+    ``at`` is seconds of the monotonic clock, which all processes of a host share; ``resource`` has the subresource
+    after a slash; ``fault`` is the id of the rule that was applied.
+    """
+
+    n: int
+    verb: str = ""
+    resource: str = ""
+    namespace: str = ""
+    name: str = ""
+    query: dict[str, str] = field(default_factory=dict)
+    status: int | None = None
+    fault: str | None = None
+    at: float = field(default_factory=time.monotonic)
+
+    def document(self) -> Obj:
+        """As the admin API shows it."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Calls:
+    """The last 20,000 requests."""
+
+    def __init__(self) -> None:
+        self._calls: deque[Call] = deque(maxlen=_KEPT)
+        self._numbers = itertools.count(1)
+
+    def new(self) -> Call:
+        """The entry of a request that arrives."""
+        call = Call(next(self._numbers))
+        self._calls.append(call)
+        return call
+
+    def since(self, number: int) -> list[Obj]:
+        """Those with an ``n`` above ``number``, oldest first."""
+        newer = itertools.takewhile(lambda call: call.n > number, reversed(self._calls))
+        return [call.document() for call in reversed(list(newer))]
