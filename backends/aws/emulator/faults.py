@@ -123,10 +123,9 @@ def _parse(rule: Any, identity: str) -> Fault:
             raise UsageError("Only the service lambda has the action 'init-error'.")
     else:
         allowed = _API | (_RUN_TASK if target == "RunTask" else _SEND_MESSAGE if target == "SendMessage" else set())
-    if action.get("type") not in allowed:
-        raise UsageError(
-            f"The action '{action.get('type')}' is not one for {target}; one of {', '.join(sorted(allowed))}."
-        )
+    if not isinstance(action.get("type"), str) or action["type"] not in allowed:
+        names = ", ".join(sorted(allowed))
+        raise UsageError(f"The action '{action.get('type')}' is not one for {target}; one of {names}.")
     times, skip = rule.get("times"), rule.get("skip", 0)
     if times is not None and (not isinstance(times, int) or isinstance(times, bool) or times < 1):
         raise UsageError("'times' is a positive whole number, or null for always.")

@@ -13,25 +13,12 @@ from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
 _SCOPE = re.compile(r"Credential=[^/,]+/\d+/[\w-]+/([\w-]+)/aws4_request")
-_BATCH = [
-    "SubmitJob",
-    "DescribeJobs",
-    "ListJobs",
-    "TerminateJob",
-    "CancelJob",
-    "CreateComputeEnvironment",
-    "DescribeComputeEnvironments",
-    "UpdateComputeEnvironment",
-    "DeleteComputeEnvironment",
-    "CreateJobQueue",
-    "DescribeJobQueues",
-    "UpdateJobQueue",
-    "DeleteJobQueue",
-    "RegisterJobDefinition",
-    "DescribeJobDefinitions",
-    "DeregisterJobDefinition",
-]
-_BATCH_PATHS = {f"/v1/{name.lower()}": name for name in _BATCH}
+_BATCH_OPERATIONS = """
+    SubmitJob DescribeJobs ListJobs TerminateJob CancelJob CreateComputeEnvironment DescribeComputeEnvironments
+    UpdateComputeEnvironment DeleteComputeEnvironment CreateJobQueue DescribeJobQueues UpdateJobQueue DeleteJobQueue
+    RegisterJobDefinition DescribeJobDefinitions DeregisterJobDefinition
+"""
+_BATCH_PATHS = {f"/v1/{name.lower()}": name for name in _BATCH_OPERATIONS.split()}
 _LAMBDA = (
     ("POST", r"/functions/?", "CreateFunction"),
     ("GET", r"/functions/?", "ListFunctions"),

@@ -22,6 +22,7 @@ from executor_conformance.backends.aws.emulator.faults import Faults
 from executor_conformance.backends.aws.emulator.front import Front
 from executor_conformance.backends.aws.emulator.lambda_service import LambdaService
 from executor_conformance.backends.aws.emulator.runner import Image, Images, Runner
+from executor_conformance.harness.errors import UsageError
 
 _HOST = "127.0.0.1"
 
@@ -88,8 +89,11 @@ class Emulator:
         admin = Admin(plane, self.token, self._messages, lambdas)
         front = Front(app, plane, admin, settings.region, moto_seams.ACCOUNT)
         admin.calls_since = front.calls.since
-        self.server = make_server(_HOST, settings.port, front, True, request_handler=QuietHandler)
-        self.url = f"http://{_HOST}:{self.server.server_port}"
+        listener = _listen(settings.port)
+        port = listener.getsockname()[1]
+        self.server = make_server(_HOST, port, front, True, request_handler=QuietHandler, fd=listener.fileno())
+        listener.close()  # the server has a duplicate
+        self.url = f"http://{_HOST}:{port}"
         self.account = resources.Account(app, settings.region, self.url)
         if lambdas is not None:
             lambdas.defaults = self._lambda_defaults()
@@ -175,6 +179,22 @@ class Emulator:
         """End all containers and remove ready.json; bounded."""
         (self.settings.folder / "ready.json").unlink(missing_ok=True)
         self.runner.close()
+
+
+def _listen(port: int) -> socket.socket:
+    """A listening socket; werkzeug would end the process if the port is taken.
+
+    :raises UsageError: it is.
+    """
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((_HOST, port))
+    except OSError as error:
+        listener.close()
+        raise UsageError(f"The emulator cannot listen on {_HOST}:{port}: {error.strerror}.") from None
+    listener.listen(256)
+    return listener
 
 
 def _make_runner(settings: Settings) -> Runner:
