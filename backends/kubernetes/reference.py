@@ -155,10 +155,10 @@ class KubernetesCallbackExecutor(KubernetesExecutor):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.reconcile_interval = self.conf.getfloat(
-            "kubernetes_executor", "callback_reconcile_interval", fallback=10.0
+        self.reconcile_interval = float(
+            self.conf.get("kubernetes_executor", "callback_reconcile_interval", fallback="10")
         )
-        self.launch_timeout = self.conf.getfloat("scheduler", "task_queued_timeout", fallback=600.0)
+        self.launch_timeout = float(self.conf.get("scheduler", "task_queued_timeout", fallback="600"))
         self._reconciled = 0.0
         self._submitted: dict[CallbackKey, float] = {}
 
