@@ -14,6 +14,7 @@ from typing import Any
 from executor_conformance.backends.aws.emulator import protocols
 from executor_conformance.backends.aws.emulator.dataplane import DataPlane
 from executor_conformance.backends.aws.emulator.faults import Fault
+from executor_conformance.backends.aws.emulator.moto_seams import REQUEST_ID_HEADER
 from executor_conformance.backends.aws.emulator.protocols import Operation, Reply
 
 StartResponse = Callable[..., Any]
@@ -134,6 +135,10 @@ class Front:
 
         def responding(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
             call["status"] = int(status.partition(" ")[0])
+            if given := [value for name, value in headers if name.lower() == REQUEST_ID_HEADER]:
+                dropped = (REQUEST_ID_HEADER, "x-amzn-requestid")
+                headers = [entry for entry in headers if entry[0].lower() not in dropped]
+                headers.append(("x-amzn-requestid", given[0]))
             return start_response(status, headers, *rest)
 
         lock = None if protocols.waits(operation, body) else self.plane.locks.get(operation.service)

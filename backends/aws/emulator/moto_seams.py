@@ -21,6 +21,8 @@ from executor_conformance.backends.aws.emulator.lambda_service import RETRIES, F
 
 ACCOUNT = "123456789012"
 """moto's only account."""
+REQUEST_ID_HEADER = "x-conformance-request-id"
+"""What the front has to send as x-amzn-requestid: moto puts a random one into each answer, last of all."""
 _TASK_NOT_FOUND = "The referenced task was not found."
 
 
@@ -252,9 +254,9 @@ def install_lambda(service: LambdaService) -> None:
         if kind == "DryRun":
             return 204, {"status": "204"}, ""
         invocation = service.invoke(function, event or b"{}", kind == "Event")
-        headers = {"x-amzn-RequestId": invocation.run.id, "x-amz-executed-version": function.version}
+        headers = {REQUEST_ID_HEADER: invocation.run.id, "x-amz-executed-version": function.version}
         if kind == "Event":
-            return 202, headers, ""
+            return 202, headers | {"status": "202"}, ""
         invocation.done.wait()
         answer = invocation.answer
         headers["content-type"] = "application/json"
