@@ -2,7 +2,8 @@
 
 Needs the docker SDK (a dependency of ``moto[batch]``) and images that the engine has; nothing is pulled. Every
 container carries the labels below; what a killed emulator left is removed by the next one in the same folder,
-or by ``remove_leftovers``.
+or by ``remove_leftovers``. A difference to host processes: a program that is not in the image is found missing by
+the init process, so that the container starts and ends with exit code 127.
 """
 
 from __future__ import annotations
@@ -95,15 +96,15 @@ class DockerRunner(Runner):
 
     name = "docker"
 
-    def __init__(self, folder: Path) -> None:
-        """Connect, and remove what an emulator in this folder left.
+    def __init__(self, folder: Path, client: Any = None) -> None:
+        """Connect (or use ``client``, as of the SDK), and remove what an emulator in this folder left.
 
         :raises EnvironmentUnavailable: no engine answers.
         """
         self.folder = folder.resolve()
         self.logs = self.folder / "logs"
         self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._client = _client()
+        self._client = client or _client()
         _remove_labelled(self._client, self.folder)
 
     def start(self, image: Image, argv: list[str], env: dict[str, str], name: str, working_dir: str = "") -> Handle:
@@ -128,13 +129,13 @@ class DockerRunner(Runner):
         except ImageNotFound:
             raise ImageMissing(image.name) from None
         except APIError as error:
-            raise StartFailed(str(error.explanation or error)) from None
+            raise StartFailed(_problem(error)) from None
         try:
             container.start()
         except APIError as error:
             with contextlib.suppress(Exception):  # the engine keeps a container that it could not start
                 container.remove(force=True, v=True)
-            raise StartFailed(str(error.explanation or error)) from None
+            raise StartFailed(_problem(error)) from None
         return DockerHandle(container, self.logs / f"{stem}.log")
 
     def close(self) -> None:
@@ -146,3 +147,8 @@ class DockerRunner(Runner):
     def _clear(self) -> None:
         with contextlib.suppress(Exception):
             _remove_labelled(self._client, self.folder)
+
+
+def _problem(error: Any) -> str:
+    text = str(error.explanation or error)
+    return text.rpartition("unable to start container process: ")[2].strip()

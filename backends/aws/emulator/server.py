@@ -78,6 +78,8 @@ class Emulator:
         app = DomainDispatcherApplication(create_backend_app)
         plane = DataPlane(self.runner, Images(settings.images), Faults(), settings.stop_timeout)
         lambdas = None
+        if settings.services & {"ecs", "batch"}:
+            moto_seams.import_lean()
         if "ecs" in settings.services:
             moto_seams.install_ecs(EcsService(plane), plane, settings.region)
         if "batch" in settings.services:
