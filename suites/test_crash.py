@@ -165,5 +165,6 @@ def test_scheduler_restart(case: Case) -> None:
     case.reach(entered, "the start of the callable")
     case.until_running_or_quiet(callback)
     case.restart_scheduler("scheduler-restart")
-    case.settle_then(entered.release)
+    entered.release()
+    case.settle()
     case.follow_up()

@@ -12,6 +12,11 @@ CASES = {
     "context": ("test_run", "test_context", ("without_context",)),
     "secrets": ("test_run", "test_reads_connection_and_variable", ()),
     "raises": ("test_fail", "test_callable_raises", ()),
+    "restart": ("test_crash", "test_scheduler_restart", ()),
+    "watch-lost": ("test_faults", "test_observation", ("watch-500-for-ever",)),
+    "deleted-pending": ("test_faults", "test_stopped_before_start", ("deleted",)),
+    "clean-up": ("test_faults", "test_clean_up", ("500-for-ever",)),
+    "hang": ("test_faults", "test_hang", ("create",)),
     "killed": ("test_crash", "test_killed_during", ("unit",)),
 }
 """Cases by short name: module of the suite, function, parameters."""
@@ -19,10 +24,10 @@ CASES = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One executor of ``local_mutants``.
+    """One executor of ``local_mutants`` or ``kubernetes_mutants``.
 
-    ``cases`` are run; ``breaks`` must fail in one of them, and nothing may fail but that, ``follows``, and what
-    LocalExecutor itself fails on the running Airflow.
+    ``cases`` are run; ``breaks`` must fail in one of them, and nothing may fail but that, ``follows``, and what the
+    executor that it is made from itself fails on the running Airflow.
     """
 
     name: str
@@ -30,6 +35,12 @@ class Mutant:
     cases: tuple[str, ...] = ("control", "success", "kwargs", "raises")
     follows: frozenset[str] = frozenset()
     airflow: tuple[str, ...] = ("3.3", "3.4")
+    where: str = "local"
+
+    @property
+    def executor(self) -> str:
+        """Import path of the class."""
+        return f"{self.where}_mutants.{self.name}"
 
 
 MUTANTS = (
@@ -77,4 +88,53 @@ MUTANTS = (
         follows=frozenset({"CRASH-2"}),
     ),
     Mutant("MintsItsOwnToken", breaks="TOKEN-9", cases=("control", "success", "secrets")),
+    Mutant(
+        "LosesWhatTheWatchDoesNotTell",
+        breaks="CRASH-1",
+        cases=("success", "watch-lost"),
+        follows=frozenset({"CRASH-5"}),
+        where="kubernetes",
+    ),
+    Mutant(
+        "ForgetsThePodsOfAKilledScheduler",
+        breaks="CRASH-1",
+        cases=("success", "restart"),
+        where="kubernetes",
+    ),
+    Mutant(
+        "SaysNothingOfADeletedPendingPod",
+        breaks="CRASH-1",
+        cases=("success", "deleted-pending"),
+        follows=frozenset({"CRASH-5"}),
+        where="kubernetes",
+    ),
+    Mutant(
+        "RepeatsARefusedDeletionForEver",
+        breaks="CRASH-5",
+        cases=("success", "clean-up"),
+        follows=frozenset({"CRASH-1"}),
+        where="kubernetes",
+    ),
+    Mutant(
+        "WaitsForEverForAnAnswer",
+        breaks="ROUTE-7",
+        cases=("success", "hang"),
+        follows=frozenset({"CRASH-5"}),
+        where="kubernetes",
+    ),
+    Mutant(
+        "KillsTheWatcherWithEachCallbackPod",
+        breaks="RUN-6",
+        cases=("control", "success", "raises"),
+        follows=frozenset({"CRASH-1", "FAIL-1", "FAIL-3", "CRASH-5", "ROUTE-3", "CRASH-9"}),
+        where="kubernetes",
+    ),
+    # What raises at its turn ends the scheduler, so no callback runs at all
+    Mutant(
+        "DeclaresWithoutDoing",
+        breaks="CRASH-5",
+        cases=("control", "offer", "raises"),
+        follows=frozenset({"CRASH-1", "FAIL-1", "FAIL-3"}),
+        where="kubernetes",
+    ),
 )

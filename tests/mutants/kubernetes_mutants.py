@@ -1,0 +1,81 @@
+"""KubernetesCallbackExecutor with one defect each; the class name is the defect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from executor_conformance.backends.kubernetes import reference
+from executor_conformance.backends.kubernetes.reference import KubernetesCallbackExecutor
+
+
+class _WatchAlone(KubernetesCallbackExecutor):
+    """Nothing but the watch tells what became of a pod."""
+
+    def _reconcile(self) -> None:
+        pass
+
+
+class LosesWhatTheWatchDoesNotTell(_WatchAlone):
+    """A pod that ends while no watch works is never heard of again."""
+
+
+class ForgetsThePodsOfAKilledScheduler(KubernetesCallbackExecutor):
+    """A new scheduler leaves the pods of the old one alone."""
+
+    def _adopt(self, key: Any, name: str) -> bool:
+        return False
+
+
+class SaysNothingOfADeletedPendingPod(_WatchAlone):
+    """As the released executor does with a task's pod that never started."""
+
+    def _change_state(self, results: Any, **kwargs: Any) -> None:
+        if "deleted while it was Pending" not in str(results.failure_details):
+            super()._change_state(results, **kwargs)
+
+
+class RepeatsARefusedDeletionForEver(KubernetesCallbackExecutor):
+    """The deletion comes first, and what it raises puts the result back into the queue that sync() empties."""
+
+    def _change_state(self, results: Any, **kwargs: Any) -> None:
+        self.kube_scheduler.delete_pod(pod_name=results.pod_name, namespace=results.namespace)
+        super()._change_state(results, **kwargs)
+
+
+class WaitsForEverForAnAnswer(KubernetesCallbackExecutor):
+    """Its requests have no time limit, as in the default configuration."""
+
+    def start(self) -> None:
+        """Start without a limit."""
+        super().start()
+        self.kube_config.kube_client_request_args = {}
+
+
+class _PodsWithoutTaskAnnotations(reference.CallbackPodScheduler):
+    def _build_pod_request(self, next_job: Any) -> Any:
+        pod = super()._build_pod_request(next_job)
+        if reference.CALLBACK_LABEL in pod.metadata.labels:
+            pod.metadata.annotations = {}
+        return pod
+
+
+class KillsTheWatcherWithEachCallbackPod(_WatchAlone):
+    """Callback pods carry the worker label and no task's annotations, so the watcher dies of each."""
+
+    def start(self) -> None:
+        """Start with the scheduler of pods that leaves them out."""
+        usual = reference.CallbackPodScheduler
+        reference.CallbackPodScheduler = _PodsWithoutTaskAnnotations
+        try:
+            super().start()
+        finally:
+            reference.CallbackPodScheduler = usual
+
+
+class DeclaresWithoutDoing(reference.KubernetesExecutor):
+    """The flag is set and nothing else is done: the workload is queued, and raises when its turn comes."""
+
+    if reference.WorkloadType:
+        supported_workload_types = KubernetesCallbackExecutor.supported_workload_types
+    else:
+        supports_callbacks = True
