@@ -98,18 +98,18 @@ class Kubelet:
         return worker.log_path(container, run), lambda: state.running and state.restarts == run
 
     def documents(self) -> list[Obj]:
-        """All pods, for the admin API."""
+        """All pods in the order of their creation, for the admin API."""
         found = []
-        for stored in self._node.registry.store.objects("pods"):
-            metadata = stored.obj["metadata"]
-            worker = self._workers[metadata["namespace"], metadata["name"]]
+        for key, worker in self._workers.items():
+            pod = self._node.registry.get("pods", *key)
+            metadata = pod["metadata"]
             pids = {c.name: c.process.pid for c in worker.containers if c.running and c.process is not None}
             found.append(
                 {
                     "namespace": metadata["namespace"],
                     "name": metadata["name"],
                     "uid": metadata["uid"],
-                    "phase": stored.obj["status"].get("phase", ""),
+                    "phase": pod["status"].get("phase", ""),
                     "labels": metadata.get("labels") or {},
                     "annotations": metadata.get("annotations") or {},
                     "pids": pids,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import random
+import time
 import uuid
 from typing import Any
 
@@ -15,6 +17,7 @@ NODE_IP = "127.0.0.1"
 USER = "conformance"
 DEFAULT_GRACE = 30  # seconds
 
+_event_numbers = itertools.count(time.time_ns())  # so that the order of names is that of the events
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # of generated names: no vowels, nothing that looks like another
 _TOLERATIONS = [
     {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}
@@ -194,7 +197,7 @@ def new_event(about: Obj, type_: str, reason: str, message: str, component: str,
         "kind": "Event",
         "apiVersion": "v1",
         "metadata": {
-            "name": f"{metadata['name']}.{random.getrandbits(64):016x}",
+            "name": f"{metadata['name']}.{next(_event_numbers):x}",
             "namespace": metadata.get("namespace") or "default",
         },
         "involvedObject": involved,

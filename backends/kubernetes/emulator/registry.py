@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,7 +43,7 @@ class Registry:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._events: deque[tuple[str, str]] = deque()
+        self._events: dict[tuple[str, ...], tuple[str, str]] = {}
         store.put("nodes", objects.new_node())
         for name in ("default", "kube-system"):
             self.create("namespaces", "", objects.new_namespace(name))
@@ -289,12 +288,22 @@ class Registry:
     def record(
         self, about: Obj, type_: str, reason: str, message: str, component: str = "kubelet", field_path: str = ""
     ) -> None:
-        """Write an Event; of all, the last 1,000 are kept (a real server keeps those of an hour)."""
+        """Write an Event, or count it again; the last 1,000 are kept (a real server keeps those of an hour)."""
         namespace = self.store.get("namespaces", "", about["metadata"].get("namespace", "default"))
         if namespace is None or namespace["metadata"].get("deletionTimestamp"):
             return
+        same = (about["metadata"]["uid"], reason, message, field_path)
+        if (former := self._events.get(same)) is not None and self._count_again(*former):
+            return
         event = objects.new_event(about, type_, reason, message, component, field_path)
         self.store.put("events", event)
-        self._events.append((event["metadata"]["namespace"], event["metadata"]["name"]))
+        self._events[same] = (event["metadata"]["namespace"], event["metadata"]["name"])
         while len(self._events) > _EVENTS_KEPT:
-            self.store.remove("events", *self._events.popleft())
+            self.store.remove("events", *self._events.pop(next(iter(self._events))))
+
+    def _count_again(self, namespace: str, name: str) -> bool:
+        def count(event: Obj) -> None:
+            event["count"] = event.get("count", 1) + 1
+            event["lastTimestamp"] = objects.timestamp()
+
+        return self.change("events", namespace, name, count) is not None
