@@ -373,7 +373,9 @@ class Case:
         run = self.run_dag(dag_id)
         watch = RestWatch(self, [], tasks=[(run, task_id)])
         deadline = time.monotonic() + LIMITS.settle
-        while self.task_state(run, task_id) not in TERMINAL | {"up_for_retry", "skipped"} or watch.live():
+        ended = TERMINAL | {"up_for_retry", "skipped"}
+        # Its slot too: what cleans up after the case must not come between the executor and the end of the unit
+        while self.task_state(run, task_id) not in ended or watch.live() or self.holds_task(run):
             self.pump()
             if time.monotonic() > deadline or watch.at_rest():
                 self.env.sink("bound", waiting_for=f"task {dag_id}.{task_id}", **watch.proof())

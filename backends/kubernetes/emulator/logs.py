@@ -16,6 +16,9 @@ from executor_conformance.backends.kubernetes.emulator.status import Obj, bad_re
 _CHUNK = 1 << 16
 _POLL_SECONDS = 0.05
 
+TERMINATION_MESSAGE_BYTES = 2048
+TERMINATION_MESSAGE_LINES = 80
+
 
 @dataclass(frozen=True)
 class LogOptions:
@@ -129,6 +132,17 @@ async def read_log(path: Path, options: LogOptions, is_live: Callable[[], bool])
                         yield _stamped([rest], os.fstat(file.fileno()).st_mtime)
                     return
                 await asyncio.sleep(_POLL_SECONDS)
+
+
+def log_tail(path: Path) -> str:
+    """The end of a log as a termination message: at most 80 lines and 2048 bytes, as a kubelet takes it."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TERMINATION_MESSAGE_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-TERMINATION_MESSAGE_LINES:])
 
 
 def _tail_offset(path: Path, lines: int) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 from executor_conformance.backends.kubernetes.emulator.environment import ConfigError, StartFailure, command_of
 from executor_conformance.backends.kubernetes.emulator.faults import Fault, Faults
 from executor_conformance.backends.kubernetes.emulator.images import Image, normalized
+from executor_conformance.backends.kubernetes.emulator.logs import log_tail
 from executor_conformance.backends.kubernetes.emulator.objects import NODE, timestamp
 from executor_conformance.backends.kubernetes.emulator.podstatus import ContainerState, report, with_times
 from executor_conformance.backends.kubernetes.emulator.processes import Processes
@@ -358,7 +359,10 @@ class PodWorker:
         if process is None or process.status is None or "running" not in container.state:
             return
         code = process.status if process.status >= 0 else 128 - process.status
-        container.end(code, container.end_reason or ("Error" if code else "Completed"))
+        message = ""
+        if code and container.spec.get("terminationMessagePolicy") == "FallbackToLogsOnError":
+            message = log_tail(self.log_path(container.name, container.restarts))
+        container.end(code, container.end_reason or ("Error" if code else "Completed"), message)
 
     # --- the API ---
 
