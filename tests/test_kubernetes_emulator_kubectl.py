@@ -130,9 +130,10 @@ def test_wait_and_delete(server: Server) -> None:
 
 
 def test_get_and_watch(server: Server) -> None:
+    last = max((call["n"] for call in server.control.calls()), default=0)
     with subprocess.Popen(argv(server, "get", "pods", "-w"), stdout=subprocess.PIPE, text=True) as watcher:
         try:
-            wait_for(lambda: any(call["verb"] == "watch" for call in server.control.calls()[-2:]), "the watch")
+            wait_for(lambda: any(call["verb"] == "watch" for call in server.control.calls(last)), "the watch")
             create(server, pod("p"))
             assert watcher.stdout is not None
             seen: list[str] = []

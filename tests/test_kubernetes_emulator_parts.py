@@ -9,6 +9,7 @@ from executor_conformance.backends.kubernetes.emulator.faults import BadRule, Fa
 from executor_conformance.backends.kubernetes.emulator.images import BadImages, normalized, parse_images
 from executor_conformance.backends.kubernetes.emulator.objects import timestamp
 from executor_conformance.backends.kubernetes.emulator.patches import merge, strategic_merge
+from executor_conformance.backends.kubernetes.emulator.protobuf import decode
 from executor_conformance.backends.kubernetes.emulator.selectors import field_selector, label_selector
 from executor_conformance.backends.kubernetes.emulator.status import ApiError
 from executor_conformance.backends.kubernetes.emulator.store import Store
@@ -167,6 +168,25 @@ def test_rules_count() -> None:
     hits = [faults.for_request("create", "pods", name, dict) for name in ("b", "a1", "a2", "a3")]
     assert hits == [None, None, fault, None]
     assert (fault.hits, fault.spent) == (1, True)
+
+
+def test_protobuf_bodies() -> None:
+    def field(number: int, data: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(data)]) + data
+
+    def body(kind: bytes, raw: bytes) -> bytes:
+        return b"k8s\0" + field(1, field(1, b"v1") + field(2, kind)) + field(2, raw)
+
+    label = field(11, field(1, b"a") + field(2, b"b"))
+    namespace = decode(body(b"Namespace", field(1, field(1, b"team") + label) + field(2, b"")))
+    assert namespace == {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team", "labels": {"a": "b"}}}
+    options = decode(body(b"DeleteOptions", bytes([1 << 3, 5]) + field(2, field(1, b"uid"))))
+    assert (options["gracePeriodSeconds"], options["preconditions"]) == (5, {"uid": "uid"})
+    truncated = body(b"Namespace", b"\x0a\x09")
+    for wrong, code in ((b"x", 400), (b"k8s\0\xff", 400), (truncated, 400), (body(b"Pod", b""), 415)):
+        with pytest.raises(ApiError) as error:
+            decode(wrong)
+        assert error.value.code == code
 
 
 def test_versions_of_the_past() -> None:

@@ -14,6 +14,7 @@ from executor_conformance.backends.kubernetes.emulator import lists, logs
 from executor_conformance.backends.kubernetes.emulator.access import Access
 from executor_conformance.backends.kubernetes.emulator.calls import Call, Calls
 from executor_conformance.backends.kubernetes.emulator.faults import WATCH_ACTIONS, Fault, Faults, error_of
+from executor_conformance.backends.kubernetes.emulator.protobuf import PROTOBUF, decode
 from executor_conformance.backends.kubernetes.emulator.registry import DeleteOptions, Registry
 from executor_conformance.backends.kubernetes.emulator.resources import discovery
 from executor_conformance.backends.kubernetes.emulator.routes import Route, route_of
@@ -50,6 +51,8 @@ def _content_type(request: web.BaseRequest) -> str:
 
 
 def _decode(body: bytes, content_type: str) -> Any:
+    if content_type == PROTOBUF:
+        return decode(body)
     if content_type not in _JSON:
         raise unsupported_media_type(content_type, ["application/json"])
     try:
@@ -231,7 +234,7 @@ class Api:
             type_ = _content_type(request)
             changed = self._registry.patch(resource, namespace, name, body, type_, route.subresource)
             return _json(200, view.one(changed))
-        options = _delete_options(body, query)
+        options = _delete_options(_decode(body, _content_type(request)) if body.strip() else {}, query)
         if route.verb == "delete":
             return _json(200, view.one(self._registry.delete(resource, namespace, name, options)))
         selected = lists.select(self._registry.store, lists.selection_of(route, query))
@@ -278,12 +281,11 @@ class Api:
         return response
 
 
-def _delete_options(body: bytes, query: dict[str, str]) -> DeleteOptions:
+def _delete_options(given: Any, query: dict[str, str]) -> DeleteOptions:
     """From the body; what it leaves out, from the query.
 
     :raises ApiError: 400.
     """
-    given = _decode(body, "application/json") if body.strip() else {}
     if not isinstance(given, dict) or given.get("kind", "DeleteOptions") != "DeleteOptions":
         raise bad_request("the body of a DELETE is a DeleteOptions object")
     if given.get("dryRun"):
