@@ -119,3 +119,13 @@ def test_without_a_usable_inspection(clause: str) -> None:
     name = TABLES[clause][0]
     assert_decides(history(), clause, NA, "does not inspect")
     assert_decides(history().inspection(name, {"failed": "it hung"}), clause, ERROR, "did not work: it hung")
+
+
+def test_an_unsupported_callback_that_ends_the_scheduler() -> None:
+    """DECL-2 is owned by core: a scheduler that ends is a finding; one that survives keeps it."""
+    ended = history().callback().note("scheduler ended", who="the plain scheduler", message="NotImplementedError: no")
+    ended.note("scheduler ended", who="the next one", message="NotImplementedError: no")
+    assert_decides(ended, "DECL-2", "finding", "ended the plain scheduler and the next one")
+    lives = history().callback().add("scheduler", what="survived", who="the plain scheduler")
+    assert_decides(lives, "DECL-2", "pass", "survived")
+    assert_decides(history().callback().succeeded(), "DECL-2", "not applicable", "routed")

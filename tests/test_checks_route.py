@@ -7,6 +7,18 @@ import pytest
 from tests.written import EXECUTOR, Written, assert_decides, history
 
 PASS, FAIL, ERROR, NA = "pass", "fail", "error", "not applicable"
+
+
+def restarted(written: Written) -> Written:
+    """Another scheduler takes the place of a killed one."""
+    return written.add("scheduler", what="stopped", pid=1).add("scheduler", what="started", pid=2)
+
+
+def hung(written: Written) -> Written:
+    """A step of the scheduler loop does not come back."""
+    return written.add("scheduler", what="hang", pid=1, limit_s=20.0)
+
+
 OTHER = "other.Executor"
 
 
@@ -219,6 +231,37 @@ SEQUENCE = [
     ("second", history().callback().succeeded().callback("c2").event("c2", "failed", "failed"), FAIL, "FAILED, FAILED"),
     ("two-callbacks", history().callback().succeeded().callback("c2").succeeded("c2"), PASS, ""),
     ("none", history().callback(), NA, "emitted no event"),
+    (
+        "restart",
+        restarted(history().callback().event("c1", "queued", "running")).event("c1", "running", "success"),
+        PASS,
+        "",
+    ),
+    (
+        "again-after-restart",
+        restarted(history().callback().event("c1", "running", "success")).event("c1", "running", "success"),
+        PASS,
+        "",
+    ),
+    (
+        "wrong-after-restart",
+        restarted(history().callback().event("c1", "queued")).event("c1", "success", "failed"),
+        FAIL,
+        "SUCCESS, FAILED",
+    ),
+    ("twice-in-one-life", history().callback().event("c1", "running", "running", "success"), FAIL, "RUNNING, RUNNING"),
+]
+
+HANG = [
+    ("comes-back", history().callback().fault("hang", way="create").slots("c1"), PASS, "came back"),
+    (
+        "does-not",
+        hung(history().callback().fault("hang", way="create")),
+        FAIL,
+        "did not come back within 20 s",
+    ),
+    ("other-fault", hung(history().callback().fault("clean-up", way="500")), NA, "does not hang"),
+    ("no-fault", history().callback().succeeded(), NA, "does not hang"),
 ]
 
 TABLES = {
@@ -227,6 +270,7 @@ TABLES = {
     "ROUTE-3": FREED,
     "ROUTE-4": PARALLEL,
     "ROUTE-6": KEYS,
+    "ROUTE-7": HANG,
     "ROUTE-8": COUNTED,
     "STATE-3": SEQUENCE,
 }
