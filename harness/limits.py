@@ -16,7 +16,9 @@ class Limits:
     settle: float = 30.0  # a callback that neither ends nor comes to rest
     start_of_callable: float = 30.0
     wire_event: float = 30.0
-    scheduler_step: float = 20.0  # heartbeat() and event processing of one loop step
+    # heartbeat() and event processing of one loop step: [scheduler] scheduler_health_check_threshold, after which
+    # the other components take a scheduler for dead
+    scheduler_step: float = 30.0
     supervisor_answer: float = 5.0  # RUN-10: the supervisor answers its child at once or never
     plain_scheduler: float = 60.0  # from the start of `airflow scheduler` to the end of a callback
     command: float = 60.0  # a command of Airflow's that ends by itself

@@ -77,6 +77,22 @@ def test_clean_up(case: Case, way: str) -> None:
     _under(case, "clean-up", way)
 
 
+@decides(*LIVENESS)
+@ways("adoption")
+def test_adoption(case: Case, way: str) -> None:
+    """adoption: the scheduler is killed while the callable runs, and the next one is refused when it asks for it."""
+    callback = case.submit("hold", expect="terminal")
+    entered = case.stop_at(callback, "enter")
+    case.reach(entered, "the start of the callable")
+    case.inject("adoption", way, callback)
+    case.restart_scheduler("scheduler-restart")
+    case.linger()
+    case.heal()
+    entered.release()
+    case.settle()
+    case.follow_up()
+
+
 @decides("ROUTE-7", "CRASH-3", "CRASH-5")
 @ways("hang")
 def test_hang(case: Case, way: str) -> None:

@@ -84,6 +84,10 @@ FAULTS: dict[str, dict[str, Way]] = {
         "500-twice": _on("delete", "two deletions are answered with 500", _status(500, "InternalError"), times=2),
         "500-for-ever": _on("delete", "each deletion is answered with 500", _status(500, "InternalError")),
     },
+    "adoption": {
+        "list-500": _on("list", "each list is answered with 500", _status(500, "InternalError")),
+        "patch-403": _on("patch", "each patch is answered with 403", _status(403, "Forbidden")),
+    },
     "hang": {
         "create": _on("create", "no creation of a pod is answered", {"type": "hang"}),
         "delete": _on("delete", "no deletion of a pod is answered", {"type": "hang"}),

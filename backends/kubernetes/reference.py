@@ -1,13 +1,15 @@
 """The reference executor: KubernetesExecutor with callbacks, in the smallest way that keeps the contract.
 
-It is the positive control of the Kubernetes environment and the worked example of ``docs/kubernetes-reference.md``.
+It is the positive control of the Kubernetes environment and the worked example of ``docs/kubernetes.md``.
 Two things carry it. The watcher tells quickly what became of a callback's pod; and a reconciliation at an interval
 compares the pods that exist with the callbacks that are in flight, so that nothing is lost with a watch event, a
-scheduler, or a pod. Tasks take the parent's way, untouched.
+scheduler, or a pod. Tasks take the parent's way; what it raises is tried again, and ends neither the scheduler nor
+its step.
 """
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import time
 from collections.abc import Sequence
@@ -79,12 +81,16 @@ class CallbackPodScheduler(AirflowKubernetesScheduler):
     """Builds callback pods, and starts the watcher that knows them."""
 
     def _make_kube_watcher(self, namespace: str) -> KubernetesJobWatcher:
+        config = copy.copy(self.kube_config)
+        # A watch stays open for long: the time limit of requests would have it begin again and again
+        limits = config.kube_client_request_args or {}
+        config.kube_client_request_args = {name: limits[name] for name in limits if name != "_request_timeout"}
         watcher = CallbackPodWatcher(
             watcher_queue=self.watcher_queue,
             namespace=namespace,
             resource_version=ResourceVersion().resource_version.get(namespace, "0"),
             scheduler_job_id=self.scheduler_job_id,
-            kube_config=self.kube_config,
+            kube_config=config,
             supports_task_instance_uuid=self.supports_task_instance_uuid,
             team_name=self.team_name,
         )
@@ -161,6 +167,7 @@ class KubernetesCallbackExecutor(KubernetesExecutor):
         self.launch_timeout = float(self.conf.get("scheduler", "task_queued_timeout", fallback="600"))
         self._reconciled = 0.0
         self._submitted: dict[CallbackKey, float] = {}
+        self._refused: list[KubernetesResults] = []
 
     def start(self) -> None:
         """Start as the parent does, with the scheduler of pods that knows callbacks."""
@@ -215,8 +222,13 @@ class KubernetesCallbackExecutor(KubernetesExecutor):
             details = results.failure_details or {}
             keep = details.get("pod_status") == "Failed"
             self._conclude(results.key, CallbackState(results.state), details.get("pod_message"), keep_pod=keep)
-        else:
+            return
+        try:
             super()._change_state(results, **kwargs)
+        except Exception as error:
+            # The parent would put it back into the queue that it is emptying, and never come to its end
+            self.log.warning("The pod %s could not be dealt with: %s", results.pod_name, _reason_of(error))
+            self._refused.append(results)
 
     def _conclude(self, key: CallbackKey, state: CallbackState, why: str | None = None, keep_pod: bool = False) -> None:
         """Put the event of a callback in flight into the buffer; what comes later of the same callback is void."""
@@ -245,8 +257,18 @@ class KubernetesCallbackExecutor(KubernetesExecutor):
         except Exception as error:
             self.log.warning("The pod %s could not be cleaned up: %s", name, _reason_of(error))
 
+    def _adopt_completed_pods(self, kube_client: Any) -> None:
+        """As the parent, whose failure would end the scheduler; it tries again after its interval."""
+        try:
+            super()._adopt_completed_pods(kube_client)
+        except Exception as error:
+            self.log.warning("Completed pods could not be adopted: %s", _reason_of(error))
+
     def sync(self) -> None:
-        """As the parent; and compare pods with callbacks at an interval."""
+        """As the parent, with what was refused at the last time; and compare pods with callbacks at an interval."""
+        assert self.result_queue is not None
+        while self._refused:
+            self.result_queue.put(self._refused.pop())
         super().sync()
         if time.monotonic() - self._reconciled >= self.reconcile_interval:
             self._reconciled = time.monotonic()
