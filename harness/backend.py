@@ -73,6 +73,16 @@ class Variant:
     """Import path of the executor of this variant; None: the one that Airflow ships for the environment."""
     patience_s: float = 0.0
     """For how long nothing may move before 'stuck' is proven, where the executor has timers of its own."""
+    also: tuple[str, ...] = ()
+    """Test functions that a smoke variant runs beside the smoke cases: those that show what differs in it."""
+    settings: tuple[tuple[str, str], ...] = ()
+    """``AIRFLOW__…`` settings of the scheduler side in this variant: names and values."""
+    settle_s: float = 0.0
+    """How long a callback may take to its end where that is more than usual, as with retries of the executor's."""
+
+    def runs(self, function: str, smoke: bool) -> bool:
+        """Whether this variant runs the cases of a test function."""
+        return smoke or not self.smoke or function in self.also
 
 
 @dataclass

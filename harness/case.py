@@ -277,7 +277,7 @@ class Case:
 
         What an orphan does after the row is terminal is seen that way.
         """
-        deadline = time.monotonic() + LIMITS.settle
+        deadline = time.monotonic() + self.env.settle_s
         watch = RestWatch(self, self.callbacks, held=True)
         while not watch.at_rest() and time.monotonic() < deadline:
             self.pump()
@@ -309,12 +309,13 @@ class Case:
         self.env.sink("note", what="node lost", pids=killed)
         self.env.observe()
 
-    def settle(self, callbacks: Sequence[Callback] | None = None, limit: float = LIMITS.settle) -> None:
+    def settle(self, callbacks: Sequence[Callback] | None = None, limit: float | None = None) -> None:
         """Step until everything about ``callbacks`` (default: all of the case) has come to rest.
 
         The history then holds a ``rest`` event with its proof, or a ``bound`` event.
         """
         watch = RestWatch(self, callbacks if callbacks is not None else self.callbacks)
+        limit = limit or self.env.settle_s
         deadline = time.monotonic() + limit
         while True:
             self.pump()

@@ -270,6 +270,7 @@ class Environment:
         more = {
             "AIRFLOW__CORE__EXECUTOR": self.executor,
             "EXECUTOR_CONFORMANCE_SUBJECT": self.executor,
+            **dict(self.variant.settings),
             **(env or {}),
         }
         if seed:
@@ -297,7 +298,7 @@ class Environment:
         """Replace the stepped scheduler by the ``airflow scheduler`` command, until :meth:`repair`."""
         self.stop_scheduler()
         argv = [sys.executable, "-m", "airflow", "scheduler"]
-        env = self.site.env | {"AIRFLOW__CORE__EXECUTOR": self.executor}
+        env = self.site.env | {"AIRFLOW__CORE__EXECUTOR": self.executor} | dict(self.variant.settings)
         self.plain_scheduler = self.supervisor.spawn("scheduler", argv, env, self.folder)
         self.site.scheduler_pid = self.plain_scheduler.pid
         self.sink("scheduler", what="started", pid=self.plain_scheduler.pid, command="airflow scheduler")
@@ -334,6 +335,11 @@ class Environment:
         if executor != self.executor:
             self.executor = executor
             self.start_scheduler()
+
+    @property
+    def settle_s(self) -> float:
+        """How long a callback may take to its end."""
+        return max(LIMITS.settle, self.variant.settle_s)
 
     @property
     def patience_s(self) -> float:

@@ -222,7 +222,7 @@ def list_cases(backend: str | None, level: str, as_json: bool) -> None:
     chosen = choose_backends(backend).values() if backend else ()
     variants = [variant for each in chosen for variant in each.variants]
     cases = {
-        case: [variant.label for variant in variants if case.smoke or not variant.smoke]
+        case: [variant.label for variant in variants if variant.runs(case.function, case.smoke)]
         for case in suite_cases(catalogue)
         if any(catalogue.clause(clause).level in levels for clause in case.clauses)
     }

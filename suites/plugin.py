@@ -129,7 +129,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize("way", ["none"])
         return
     state = state_of(metafunc.config)
-    subjects = [s for s in state.subjects if marker.kwargs.get("smoke") or not s.variant.smoke]
+    smoke = bool(marker.kwargs.get("smoke"))
+    subjects = [s for s in state.subjects if s.variant.runs(metafunc.function.__name__, smoke)]
     by_way = metafunc.definition.get_closest_marker("ways")
     if by_way is None:
         parameters = [pytest.param(s, id=s.label, marks=pytest.mark.xdist_group(s.backend.name)) for s in subjects]
