@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,14 +17,13 @@ from pathlib import Path
 
 from executor_conformance.harness.backend import Options
 from executor_conformance.harness.case import CALLABLES, Case
-from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.environment import PARALLELISM, Environment, free_port
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.history import History
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.session import choose_backends
-from rich.console import Console
-from rich.table import Table
+from figures import Figures
 
 MEANING = """
 start: database copy, API server, scheduler side and worker until all are ready, with a warm cache; the API server alone
@@ -42,34 +40,6 @@ stuck: from the last event in the history to the proof of rest, for a callback w
 
 
 WARMING = 3 * PARALLELISM
-
-
-class Figures:
-    """Measurements by name, in seconds or as ratios."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[str, list[float], str, float | None]] = []
-
-    def add(self, name: str, values: list[float], unit: str = "s", target: float | None = None) -> float:
-        """Keep measurements; ``target`` is the highest median that is fine."""
-        self.rows.append((name, values, unit, target))
-        return statistics.median(values)
-
-    def show(self) -> bool:
-        """Print the table; whether all targets were met."""
-        table = Table("what", "median", "all", "target", "", box=None, pad_edge=False)
-        fine = True
-        for name, values, unit, target in self.rows:
-            median = statistics.median(values)
-            ok = target is None or median <= target
-            fine = fine and ok
-            wanted = "" if target is None else f"≤ {target:g} {unit}"
-            every = " ".join(f"{value:.2f}" for value in values)
-            table.add_row(
-                name, f"{median:.2f} {unit}", every, wanted, "" if target is None else "ok" if ok else "NOT OK"
-            )
-        Console(width=None if sys.stdout.isatty() else 140).print(table)
-        return fine
 
 
 def start_alone(env: Environment) -> float:

@@ -104,6 +104,8 @@ class KubernetesBackend(Backend):
             f"{section}TASK_PUBLISH_MAX_RETRIES": "3",
             # Without it a request that is never answered blocks the scheduler for good
             f"{section}KUBE_CLIENT_REQUEST_ARGS": json.dumps({"_request_timeout": [2, 3]}),
+            # urllib3 repeats a request without an answer three times, each with the full time limit
+            f"{section}API_CLIENT_RETRY_CONFIGURATION": json.dumps({"total": 0}),
             f"{section}CALLBACK_RECONCILE_INTERVAL": str(RECONCILE_S),
             "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": str(LAUNCH_TIMEOUT_S),
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": str(DEAD_SCHEDULER_S),

@@ -1,0 +1,148 @@
+"""What the Kubernetes emulator can do: ``python benchmarks/kubernetes_emulator.py``, on a quiet machine.
+
+ready: from the start of its process until ``ready.json`` is there.
+pods: 100 pods whose container is `true`, created by eight clients at once; counted are the pods that a watcher has seen
+  as Succeeded, until the last of them. A lost one is an error.
+memory: resident set of the emulator after that, with 200 pods in it.
+callback: from submit to the terminal row, against the life of the pod's own process, the bare worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+from executor_conformance.harness.backend import Options
+from executor_conformance.harness.case import Case
+from executor_conformance.harness.environment import Environment
+from executor_conformance.harness.errors import HarnessError
+from executor_conformance.harness.history import History
+from executor_conformance.harness.session import choose_backends
+from figures import Figures
+
+PODS = 100
+BOUND_S = 60.0
+
+
+@contextlib.contextmanager
+def emulator(folder: Path) -> Iterator[tuple[float, dict[str, Any]]]:
+    """A running emulator: seconds until it was ready, and what it says of itself."""
+    folder.mkdir()
+    images = folder / "images.json"
+    images.write_text(json.dumps({"true:1": {"env": {"PATH": os.environ["PATH"]}, "entrypoint": ["true"]}}), "utf-8")
+    argv = [sys.executable, "-m", "executor_conformance.backends.kubernetes.emulator", "--folder", str(folder)]
+    began = time.monotonic()
+    process = subprocess.Popen([*argv, "--images", str(images)])
+    try:
+        ready = folder / "ready.json"
+        while not ready.exists():
+            if process.poll() is not None or time.monotonic() - began > BOUND_S:
+                raise HarnessError("The emulator did not become ready.")
+            time.sleep(0.005)
+        yield time.monotonic() - began, json.loads(ready.read_text("utf-8"))
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def run_pods(kubeconfig: str, batch: str) -> float:
+    """Pods per second, from the first creation to the last end that a watcher saw."""
+    from kubernetes import client, config, watch
+
+    api = client.CoreV1Api(config.new_client_from_config(kubeconfig))
+    done: set[str] = set()
+    watching, all_done = threading.Event(), threading.Event()
+
+    def look() -> None:
+        stream = watch.Watch().stream(
+            api.list_namespaced_pod, "default", label_selector=f"batch={batch}", timeout_seconds=int(BOUND_S)
+        )
+        watching.set()
+        for event in stream:
+            if event["object"].status.phase == "Succeeded":
+                done.add(event["object"].metadata.name)
+            if len(done) == PODS:
+                all_done.set()
+                return
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    watching.wait(BOUND_S)
+    creator = client.CoreV1Api(config.new_client_from_config(kubeconfig))
+
+    def create(number: int) -> None:
+        spec = {"restartPolicy": "Never", "containers": [{"name": "base", "image": "true:1"}]}
+        metadata = {"name": f"{batch}-{number}", "labels": {"batch": batch}}
+        creator.create_namespaced_pod("default", {"metadata": metadata, "spec": spec})
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(create, range(PODS)))
+    if not all_done.wait(BOUND_S):
+        raise HarnessError(f"Only {len(done)} of {PODS} pods were seen to succeed.")
+    return PODS / (time.monotonic() - began)
+
+
+def callback(env: Environment) -> float:
+    """Submit to terminal row, as a multiple of the life of the pod's process."""
+    env.history = History(env.clock, {"case": "benchmark", "subject": env.variant.label})
+    case = Case(env)
+    began = env.clock.now()
+    made = case.submit("succeed")
+    case.settle()
+    ended = [row["t"] for row in env.history.of("row", callback=made.id) if row["new"] == "success"]
+    kubelet = env.backend.nodes()[0].pid
+    lives = {event["pid"]: event["t"] for event in env.history.of("process", what="born") if event["ppid"] == kubelet}
+    gone = [
+        event["t"] - lives[event["pid"]] for event in env.history.of("process", what="gone") if event["pid"] in lives
+    ]
+    if not ended or not gone:
+        seen = [(event["what"], event["title"][:60]) for event in env.history.of("process")]
+        raise HarnessError(f"The callback or its process was not seen to end; seen: {seen}.")
+    return (ended[0] - began) / gone[0]
+
+
+def main() -> int:
+    """Measure and print; 0 if all targets were met, else 1."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--callbacks", type=int, default=8)
+    options = parser.parse_args()
+    figures = Figures()
+    with tempfile.TemporaryDirectory(prefix="executor-conformance-bench-") as name:
+        starts = []
+        for number in range(4):
+            with emulator(Path(name) / f"e{number}") as (taken, ready):
+                starts.append(taken)
+                if number == 3:
+                    rates = [run_pods(ready["kubeconfig"], batch) for batch in ("first", "second")]
+                    memory = psutil.Process(ready["pid"]).memory_info().rss / 1e6
+        figures.add("emulator: from its start to ready", starts[1:], "s", 1)
+        figures.add("pods created, run and watched", rates, "/s", 100, least=True)
+        figures.add("memory of the emulator, 200 pods", [memory], "MB", 100)
+        backend = choose_backends("kubernetes")["kubernetes"]
+        env = Environment(backend, Options(), backend.variants[-1], Path(name) / "environment")
+        env.start()
+        try:
+            ratios = [callback(env) for _ in range(1 + options.callbacks)][1:]
+            figures.add("callback: submit to terminal row / bare worker", ratios, "x", 1.2)
+        finally:
+            env.stop()
+    fine = figures.show()
+    print((__doc__ or "").partition("\n\n")[2])
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
