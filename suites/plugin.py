@@ -42,6 +42,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--conformance-substrate", choices=("process", "docker", "cluster"), default="process")
     group.addoption("--conformance-broker", metavar="BROKER", help="filesystem, redis, rabbitmq, or an address")
+    group.addoption("--conformance-kubeconfig", metavar="FILE", help="the Kubernetes cluster of the substrate")
+    group.addoption("--conformance-image", metavar="IMAGE", help="the workers' image, on a substrate that has images")
+    group.addoption(
+        "--conformance-api-host",
+        metavar="HOST",
+        help="the name or address by which workers in containers reach this host (default: loopback only)",
+    )
     group.addoption(
         "--conformance-patience",
         metavar="SECONDS",
@@ -125,7 +132,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     if "not conformance" in (metafunc.config.option.markexpr or ""):
         metafunc.parametrize("case", [pytest.param(None, id="deselected")], indirect=True)
-        if "way" in metafunc.fixturenames:
+        if metafunc.definition.get_closest_marker("ways"):
             metafunc.parametrize("way", ["none"])
         return
     state = state_of(metafunc.config)
@@ -224,13 +231,19 @@ def spec_of(item: pytest.Item, state: ConformanceState) -> CaseSpec:
 @pytest.fixture
 def case(request: pytest.FixtureRequest) -> Case:
     """The case's handle on the running environment of its subject."""
-    from executor_conformance.harness.errors import ConformanceError
+    from executor_conformance.harness.errors import ConformanceError, UsageError
 
     state = state_of(request.config)
     subject: Subject = request.param
     spec = spec_of(request.node, state)
     try:
         env = state.pool.acquire(subject)
+    except UsageError as error:
+        # Bad input that only the start could find: every other case would meet it too
+        if hasattr(request.config, "workerinput"):
+            _note_broken_environment(request.node, state, subject, spec, str(error))
+            pytest.fail(str(error), pytrace=False)
+        pytest.exit(f"conformance: {error}", returncode=error.exit_code)
     except ConformanceError as error:
         _note_broken_environment(request.node, state, subject, spec, str(error))
         pytest.fail(str(error), pytrace=False)
