@@ -6,6 +6,7 @@ an error is ``{"error": "one sentence"}``.
 * ``GET /runs``: ``[{"service", "id", "status", "pid", "container_id", "attempt", "exit_code", "env_names", "next"}]``
 * ``GET /runtimes``: ``{"idle": [pid]}``, the Lambda runtimes that wait for work
 * ``GET /messages``: ``{queue: {"visible": n, "delayed": [seconds], "in_flight": [seconds]}}``
+* ``DELETE /messages``: all of them, those in flight too -> ``{}``
 * ``GET /calls?since=N``: ``[{"n", "at", "service", "operation", "status", "fault"}]``
 * ``GET /faults``, ``POST /faults`` -> ``{"id"}``, ``DELETE /faults``, ``DELETE /faults/ID``
 * ``POST /runs/ID/kill {"signal": 9}``, ``/runs/ID/stop {"reason"}``, ``/runs/ID/vanish``, ``/runs/ID/oom`` -> ``{}``;
@@ -42,8 +43,10 @@ class Admin:
         token: str,
         messages: Callable[[], dict[str, Any]],
         lambdas: LambdaService | None,
+        purge: Callable[[], None],
     ) -> None:
         self.plane, self.token, self.messages, self.lambdas = plane, token, messages, lambdas
+        self.purge = purge
         self.calls_since: Callable[[int], list[dict[str, Any]]] = lambda number: []
 
     def __call__(self, environ: dict[str, Any], body: bytes) -> Reply:
@@ -80,6 +83,9 @@ class Admin:
                 if not since.isdigit():
                     raise UsageError("'since' is the number of a call.")
                 return self.calls_since(int(since))
+        if (method, head, rest) == ("DELETE", "messages", ""):
+            self.purge()
+            return {}
         if (method, head, rest) == ("POST", "faults", ""):
             return {"id": self.plane.faults.add(data).id}
         if (method, head) == ("DELETE", "faults"):

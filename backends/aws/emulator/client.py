@@ -63,6 +63,10 @@ class EmulatorClient:
         """By queue: ``visible`` (a number), ``delayed`` and ``in_flight`` (lists of seconds left)."""
         return self._call("GET", "/messages")
 
+    def purge(self) -> None:
+        """Delete all messages of all queues, those in flight too."""
+        self._call("DELETE", "/messages")
+
     def calls(self, since: int = 0) -> list[dict[str, Any]]:
         """API calls after number ``since``: n, at (monotonic seconds), service, operation, status, fault."""
         return self._call("GET", f"/calls?since={since}")

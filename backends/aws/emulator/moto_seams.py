@@ -314,3 +314,12 @@ def queue_contents(region: str) -> dict[str, dict[str, Any]]:
         visible = sum(m.visible_at <= now and m.delayed_until <= now for m in messages)
         contents[name] = {"visible": visible, "delayed": sorted(delayed), "in_flight": sorted(in_flight)}
     return contents
+
+
+def purge_queues(region: str) -> None:
+    """Delete all messages of all queues."""
+    from moto.sqs.models import sqs_backends
+
+    backend = sqs_backends[ACCOUNT][region]
+    for name in list(backend.queues):
+        backend.purge_queue(name)

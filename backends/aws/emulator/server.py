@@ -88,7 +88,7 @@ class Emulator:
             lambdas = LambdaService(plane, settings.lambda_retry_delay, settings.lambda_concurrency, self._bury)
             moto_seams.install_lambda(lambdas)
         self.token = secrets.token_urlsafe(24)
-        admin = Admin(plane, self.token, self._messages, lambdas)
+        admin = Admin(plane, self.token, self._messages, lambdas, self._purge)
         front = Front(app, plane, admin, settings.region, moto_seams.ACCOUNT)
         admin.calls_since = front.calls.since
         listener = _listen(settings.port)
@@ -129,6 +129,10 @@ class Emulator:
 
     def _messages(self) -> dict[str, Any]:
         return moto_seams.queue_contents(self.settings.region) if "lambda" in self.settings.services else {}
+
+    def _purge(self) -> None:
+        if "lambda" in self.settings.services:
+            moto_seams.purge_queues(self.settings.region)
 
     def _bury(self, queue_arn: str, body: str, attributes: dict[str, tuple[str, str]]) -> None:
         self.account.send_message(queue_arn.rpartition(":")[2], body, attributes)

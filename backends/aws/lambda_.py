@@ -1,0 +1,108 @@
+"""The environment of AwsLambdaExecutor and its subclasses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from executor_conformance.backends.aws import faults
+from executor_conformance.backends.aws.base import SEEN_S, AwsBackend, variants_of
+from executor_conformance.backends.aws.faults import Way
+from executor_conformance.harness.backend import Site
+from executor_conformance.harness.processes import ProcessInfo
+
+SECTION = "AIRFLOW__AWS_LAMBDA_EXECUTOR__"
+
+
+def _result(text: str, action: dict[str, Any]) -> Way:
+    return faults.on("sqs", "SendMessage", text, action)
+
+
+WAYS: dict[str, dict[str, Way]] = {
+    "submit-refused": faults.submissions("lambda", "Invoke", "ServiceException"),
+    "accepted-lost": faults.lost("lambda"),
+    "start-impossible": {
+        "image": faults.at("lambda", "start", "the function's image cannot be pulled", "image-missing"),
+        "init-error": faults.at("lambda", "start", "the function's handler cannot be loaded", "init-error"),
+        "killed": faults.at("lambda", "start", "each runtime is killed as it starts", "killed-before-start"),
+    },
+    "stopped": {
+        "out-of-memory": Way("the function's runtime is killed as out of memory", act="oom"),
+        "killed": Way("the function's runtime is killed from outside", act="kill"),
+    },
+    "observation": {
+        **faults.polls("sqs", "ReceiveMessage", "InternalError"),
+        "result-lost": _result("the message with the result is lost", {"type": "lose"}),
+        "result-refused": _result("the handler may not send its result", faults.DENIED),
+        "result-duplicated": _result("the message with the result arrives twice", {"type": "duplicate"}),
+        "result-delayed": _result("the message with the result is late", {"type": "delay-delivery", "seconds": 3}),
+        "delete-refused": faults.on("sqs", "DeleteMessage", "one DeleteMessage is denied", faults.DENIED, 1),
+        "vanishes": faults.at("lambda", "report", "the end of each invocation is forgotten", "vanish"),
+    },
+    "hang": faults.hangs("lambda", "Invoke") | faults.hangs("sqs", "ReceiveMessage"),
+}
+"""Fault point to way to what is done."""
+
+
+class LambdaBackend(AwsBackend):
+    """A function with the provider's own handler, a queue for its results and one for dead letters."""
+
+    name: ClassVar[str] = "lambda"
+    service: ClassVar[str] = "lambda"
+    title: ClassVar[str] = "AWS Lambda and Amazon SQS"
+    submission: ClassVar[str] = "Invoke"
+    executor: ClassVar[str] = "airflow.providers.amazon.aws.executors.aws_lambda.lambda_executor.AwsLambdaExecutor"
+    needs: ClassVar = (*AwsBackend.needs, "awslambdaric")
+    variants: ClassVar = variants_of("lambda", f"{SECTION}MAX_INVOKE_ATTEMPTS")
+    ways: ClassVar = WAYS
+    faults: ClassVar[Mapping[str, Sequence[str]]] = {point: tuple(ways) for point, ways in WAYS.items()}
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self._idle: tuple[float, set[int]] = (0.0, set())
+
+    @property
+    def data_plane(self) -> str:
+        """The emulator's runner, with AWS's runtime client."""
+        return "the provider's handler under awslambdaric, in host processes"
+
+    def executor_settings(self) -> dict[str, str]:
+        """The function and its two queues."""
+        return {
+            f"{SECTION}CONN_ID": "aws_default",
+            f"{SECTION}FUNCTION_NAME": self.resources["function_name"],
+            f"{SECTION}QUEUE_URL": self.resources["queue_url"],
+            f"{SECTION}DEAD_LETTER_QUEUE_URL": self.resources["dead_letter_queue_url"],
+        }
+
+    def units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
+        """As everywhere, but for the runtimes that only wait to be used again."""
+        found = super().units(processes)
+        if not found:
+            return []
+        seen, idle = self._idle
+        if time.monotonic() - seen > SEEN_S or not set(found) <= idle:
+            idle = set(self.client.idle_runtimes())
+            self._idle = (time.monotonic(), idle)
+        return [pid for pid in found if pid not in idle]
+
+    def messages(self) -> list[str]:
+        """Messages that wait, or that will appear: late ones, and those taken but not deleted."""
+        said = []
+        for name, queue in self.client.messages().items():
+            if queue["visible"]:
+                said.append(f"{queue['visible']} messages wait in {name}")
+            for kind in ("delayed", "in_flight"):
+                said += [f"a message of {name} appears in {left:.1f} s ({kind})" for left in queue[kind]]
+        return said
+
+    def end_run(self, identity: str) -> None:
+        """An invocation cannot be stopped, only forgotten; its processes have been killed."""
+        self.client.vanish(identity)
+
+    def repair(self, thorough: bool) -> bool:
+        """Empty the queues too: the executor puts back for ever what it does not know."""
+        again = super().repair(thorough)
+        self.client.purge()
+        return again
