@@ -54,6 +54,12 @@ class Options:
     database: str = "sqlite"
     substrate: str = "process"
     broker: str | None = None
+    kubeconfig: str | None = None
+    """Of the cluster to use, where the substrate is one."""
+    image: str | None = None
+    """Of the workers, where they run in containers."""
+    api_host: str | None = None
+    """By what workers on other machines or in containers reach this host; None: it listens at loopback only."""
     patience_s: float = 0.0
     """As of a variant, for an executor of the user's own."""
 
@@ -95,6 +101,7 @@ class Site:
     variant: Variant
     api_url: str = ""  # the Execution API through the wire recorder, up to and without '/execution/'
     env: dict[str, str] = field(default_factory=dict)  # of every process of the environment
+    worker_env: dict[str, str] = field(default_factory=dict)  # what differs for workers that come by ``api_host``
     journal: Journal | None = None
     recorders: dict[str, WireRecorder] = field(default_factory=dict)
     scheduler_pid: int = 0
@@ -119,6 +126,8 @@ class Backend(ABC):
     """What :meth:`inject` can do at the control plane and the data plane: fault points, each with its ways."""
     stands_alone: ClassVar[bool] = False
     """Whether its control plane can be started alone, by ``executor-conformance up``."""
+    on_this_host: bool = True
+    """Whether workers are processes of this host, whose pids and files the harness can see."""
     worker_concurrency: ClassVar[int] = 5
     chooses: ClassVar[str] = "executor"
     """Who picks the next of several queued workloads: 'executor', or 'worker' where all of them are handed on."""
@@ -140,6 +149,13 @@ class Backend(ABC):
     @abstractmethod
     def data_plane(self) -> str:
         """What really runs it: for the report."""
+
+    def api_host(self) -> str | None:
+        """By what workers reach this host; None: at loopback. Asked first, before anything listens.
+
+        :raises ConformanceError: it cannot be told.
+        """
+        return self.site.options.api_host
 
     def config(self) -> dict[str, str]:
         """``AIRFLOW__…`` settings that both the scheduler and the worker side need."""

@@ -160,7 +160,11 @@ class Case:
         self.env.start_scheduler()
 
     def kill(self, pids: Iterable[int], point: str, victim: str) -> None:
-        """SIGKILL processes, and wait until they are gone."""
+        """SIGKILL processes, and wait until they are gone.
+
+        :raises NotApplicable: the pids are of another machine or container.
+        """
+        self._of_this_host()
         pids = list(pids)
         self.fault(point, victim=victim, pids=pids)
         self.env.watcher.kill(pids)
@@ -168,6 +172,18 @@ class Case:
         while time.monotonic() < deadline and set(pids) & set(self.env.processes()):
             time.sleep(0.002)
         self.env.observe()
+
+    def needs_victim(self, victim: str) -> None:
+        """Go on only where a fault can kill ``victim``; see :attr:`Backend.victims`.
+
+        :raises NotApplicable: it cannot.
+        """
+        if victim not in self.env.backend.victims:
+            raise NotApplicable(f"The environment has no means to kill '{victim}' alone.")
+
+    def _of_this_host(self) -> None:
+        if not self.env.backend.on_this_host:
+            raise NotApplicable("The workers are no processes of this host, so none of them can be signalled.")
 
     # -- seeing -------------------------------------------------------------------------------------------
 
@@ -286,7 +302,11 @@ class Case:
         self.settle()
 
     def stop_processes(self, pids: Iterable[int]) -> None:
-        """SIGSTOP processes."""
+        """SIGSTOP processes.
+
+        :raises NotApplicable: the pids are of another machine or container.
+        """
+        self._of_this_host()
         self.env.watcher.kill(list(pids), signal.SIGSTOP)
 
     def until_gone(self, pid: int, what: str) -> None:

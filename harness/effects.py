@@ -1,4 +1,4 @@
-"""Where callables report their effects, over loopback HTTP; a reported effect can be held."""
+"""Where callables report their effects, over HTTP; a reported effect can be held."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 
 from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.peers import EVERYWHERE, LOOPBACK, address_for
+from executor_conformance.harness.space import pid_space
 
 
 @dataclass
@@ -47,11 +49,17 @@ class Breakpoint:
 class EffectsServer:
     """Records what callables report and holds them at breakpoints.
 
-    ``sink`` has the signature of :meth:`History.append`.
+    ``sink`` has the signature of :meth:`History.append`. A report from another PID namespace than the harness's own
+    becomes an event with a ``space``: its pids are no pids of this host.
+
+    :param host: by what workers reach this host; None: they are processes of it, and it listens at loopback only.
     """
 
-    def __init__(self, sink: Callable[..., Any]) -> None:
+    def __init__(self, sink: Callable[..., Any], host: str | None = None) -> None:
         self.sink = sink
+        self.host = host
+        self._address = address_for(host)
+        self._space = pid_space()
         self.breakpoints: list[Breakpoint] = []
         self.reports = 0
         self._secret = secrets.token_urlsafe(12)
@@ -59,12 +67,20 @@ class EffectsServer:
 
     @property
     def url(self) -> str:
-        """Where callables report; it holds a secret, so that no other run's callable is taken for ours."""
+        """Where callables of this host report; it holds a secret, so that no other run's is taken for ours."""
+        return self._url(LOOPBACK if self._address == EVERYWHERE else self._address)
+
+    @property
+    def worker_url(self) -> str:
+        """Where callables of workers report that reach this host by ``host``."""
+        return self._url(self.host) if self.host else self.url
+
+    def _url(self, host: str) -> str:
         assert self._server is not None
-        return f"http://127.0.0.1:{self._server.server_address[1]}/{self._secret}"
+        return f"http://{host}:{self._server.server_address[1]}/{self._secret}"
 
     def start(self) -> None:
-        """Listen on loopback and a free port."""
+        """Listen on a free port."""
         effects = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -86,12 +102,15 @@ class EffectsServer:
             def log_message(self, format: str, *arguments: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((self._address, 0), Handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
 
     def _take(self, report: dict[str, Any]) -> None:
-        self.sink("effect", **{name: report.get(name) for name in ("what", "probe", "pid", "ppid", "data")})
+        elsewhere = {"space": report["space"]} if report.get("space") not in (None, self._space) else {}
+        self.sink(
+            "effect", **{name: report.get(name) for name in ("what", "probe", "pid", "ppid", "data")}, **elsewhere
+        )
         self.reports += 1
         for point in self.breakpoints:
             # a report without a name comes from a callable whose kwargs were lost; it is still to be stopped

@@ -135,18 +135,25 @@ class Environment:
         self.timings["database_s"] = round(time.monotonic() - began, 2)
         port = free_port()
         self.server_url = f"http://127.0.0.1:{port}"
-        self.effects = EffectsServer(self.sink)
+        host = self.backend.api_host()
+        if host:
+            base["NO_PROXY"] += f",{host}"
+        self.effects = EffectsServer(self.sink, host)
         self.effects.start()
         fingerprint = keyed_fingerprint(self._fingerprint_key.encode())
         self.watcher = ProcessWatcher(self.supervisor, self.sink)
         for label in ("execution", *self.backend.apis):
-            recorder = WireRecorder(label, self.server_url, self.sink, fingerprint, self._pids)
+            recorder = WireRecorder(label, self.server_url, self.sink, fingerprint, self._pids, host)
             recorder.start()
             self.site.recorders[label] = recorder
         self.wire = self.site.recorders["execution"]
         self.site.api_url = self.wire.url
         base["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] = f"{self.wire.url}/execution/"
         base["EXECUTOR_CONFORMANCE_EFFECTS_URL"] = self.effects.url
+        self.site.worker_env = {
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.wire.worker_url}/execution/",
+            "EXECUTOR_CONFORMANCE_EFFECTS_URL": self.effects.worker_url,
+        }
         self.site.env = {**base, **self.backend.config()}
         self.api_server = self._start_api_server(port)
         self.zygote = Zygote(self.supervisor, self.folder, self.site.env)

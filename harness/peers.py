@@ -18,6 +18,7 @@ from executor_conformance.harness.errors import HarnessError
 
 T = TypeVar("T")
 
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
 COMMAND_SECONDS = 10.0  # a bound on what the loop does at once: listening, closing
 STOP_SECONDS = 1.0
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
@@ -95,6 +96,22 @@ def pid_of_peer(local_port_of_client: int, server_port: int, pids: Iterable[int]
     return None
 
 
+def address_for(host: str | None) -> str:
+    """Where to listen so that ``host`` leads here: loopback for None, the host's own address if it is of this machine.
+
+    A name or an address that only others see as this machine (a gateway that forwards to it) takes all interfaces.
+    """
+    if host is None:
+        return LOOPBACK
+    try:
+        address = str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
+        with socket.socket() as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return EVERYWHERE
+    return address
+
+
 def reset(transport: asyncio.BaseTransport | None) -> None:
     """Close a connection as a network failure does: by RST, with nothing more sent."""
     if not isinstance(transport, asyncio.Transport):
@@ -124,14 +141,18 @@ class Listener(web.Server):
 
 
 class ListeningThread:
-    """A loop in a thread, listening on a free port of 127.0.0.1, that can refuse connections for a while.
+    """A loop in a thread, listening on a free port, that can refuse connections for a while.
+
+    :param host: the name or address by which workers reach it; None: it listens at loopback only.
 
     A subclass gives ``_make_listener`` and may extend ``_opening``, ``_ending`` and ``_closing``, run
     in the loop; ``_busy`` is the number of its handlers that run.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, host: str | None = None) -> None:
         self.name = name
+        self.host = host
+        self.address = address_for(host)
         self.port = 0
         self._busy = 0
         self._listening = False
@@ -144,8 +165,13 @@ class ListeningThread:
 
     @property
     def url(self) -> str:
-        """Base URL of the listener."""
-        return f"http://127.0.0.1:{self.port}"
+        """Base URL of the listener, for processes of this host."""
+        return f"http://{LOOPBACK if self.address == EVERYWHERE else self.address}:{self.port}"
+
+    @property
+    def worker_url(self) -> str:
+        """Base URL of the listener, for workers that reach this host by ``host``."""
+        return f"http://{self.host}:{self.port}" if self.host else self.url
 
     def start(self) -> None:
         """Bind a free port and listen, in a new thread.
@@ -217,7 +243,7 @@ class ListeningThread:
         # Bound and never listening: it keeps the port from being given away while connections are refused.
         self._reservation = socket.socket()
         self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._reservation.bind(("127.0.0.1", 0))
+        self._reservation.bind((self.address, 0))
         self.port = self._reservation.getsockname()[1]
         await self._opening()
         self._listener = self._make_listener()
@@ -229,7 +255,7 @@ class ListeningThread:
         listening = socket.socket()
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(("127.0.0.1", self.port))
+            listening.bind((self.address, self.port))
             self._acceptor = await asyncio.get_running_loop().create_server(self._listener, sock=listening)
         except OSError:
             listening.close()

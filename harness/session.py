@@ -160,8 +160,10 @@ class EnvironmentPool:
             self.say(f"starting the environment '{key}' …")
         self.prepare(subject)
         self._starting[key].join()
-        if key in self._failures:
-            raise HarnessError(f"The environment '{key}' did not start: {self._failures[key]}") from None
+        if isinstance(failure := self._failures.get(key), UsageError):
+            raise UsageError(str(failure)) from None
+        if failure:
+            raise HarnessError(f"The environment '{key}' did not start: {failure}") from None
         environment = self._environments[key]
         environment.use_variant(subject.variant)
         return environment
@@ -366,6 +368,9 @@ def reproduce_line(module: str, function: str, parameters: str, options: Options
         ("database", options.database, "sqlite"),
         ("substrate", options.substrate, "process"),
         ("broker", options.broker, None),
+        ("kubeconfig", options.kubeconfig, None),
+        ("image", options.image, None),
+        ("api-host", options.api_host, None),
         ("patience", options.patience_s, 0.0),
     ):
         if value != default:

@@ -144,7 +144,7 @@ class CallbackView:
         """Requests to the Execution API on the callback's behalf: by path, by token, or by process."""
         mine = []
         # The first report of a process names its supervisor; an orphan's later ones name who inherited it
-        parents = {event["pid"]: event.get("ppid") for event in reversed(self.effects)}
+        parents = {event["pid"]: event.get("ppid") for event in reversed(self.effects) if not event.get("space")}
         pids = {*parents, *parents.values()} - {None}
         requests = [event for event in self.history.of("wire", api="execution") if event["phase"] == "request"]
         for event in requests:

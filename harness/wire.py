@@ -87,13 +87,14 @@ class _Flight:
 
 
 class WireRecorder(ListeningThread):
-    """A recording, tampering reverse proxy on a free port of 127.0.0.1.
+    """A recording, tampering reverse proxy on a free port.
 
     :param api: label of events, "execution" or "edge".
     :param upstream: base URL of the API server, such as ``http://127.0.0.1:8080``.
     :param sink: takes events as ``History.append`` does; the attribute may be replaced between cases.
     :param fingerprint: from a token to what stands for it in events; see ``rules.keyed_fingerprint``.
     :param pids: gives the processes that may be the sender, asked once per connection.
+    :param host: by what workers reach this host; None: they are processes of it, and it listens at loopback only.
 
     ``problems`` holds what went wrong in ``sink``, ``pids`` or the proxy itself, as text.
     """
@@ -105,8 +106,9 @@ class WireRecorder(ListeningThread):
         sink: Callable[..., Any],
         fingerprint: Callable[[str], str],
         pids: Callable[[], Iterable[int]],
+        host: str | None = None,
     ) -> None:
-        super().__init__(f"wire recorder of the {api} API")
+        super().__init__(f"wire recorder of the {api} API", host)
         self.api = api
         self.upstream = upstream.rstrip("/")
         self.sink = sink

@@ -1,6 +1,6 @@
 """The callables that callbacks run. They live in an installed package, as a user's may.
 
-Each tells the harness, over loopback HTTP, that it was entered and how it went; the answer may make it wait,
+Each tells the harness, over HTTP, that it was entered and how it went; the answer may make it wait,
 which is how a case stops a callable at a known point. Only the standard library is used: this module is
 imported in workers of every kind.
 """
@@ -21,12 +21,14 @@ EFFECTS_URL = "EXECUTOR_CONFORMANCE_EFFECTS_URL"
 def report(what: str, probe: str | None, **data: Any) -> dict[str, Any]:
     """Tell the harness about an effect; returns its answer once it lets the callable go on."""
     from executor_conformance.harness.codec import encode
+    from executor_conformance.harness.space import pid_space
 
     body = {"what": what, "probe": probe, "pid": os.getpid(), "ppid": os.getppid(), "data": encode(data)}
+    body["space"] = pid_space()
     request = urllib.request.Request(
         os.environ[EFFECTS_URL], json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback needs no proxy
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the harness needs no proxy
     with opener.open(request, timeout=120) as answer:
         return json.loads(answer.read())
 

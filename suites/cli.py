@@ -126,6 +126,9 @@ def _chosen(pattern: str) -> list[SuiteCase]:
 @click.option("--database", metavar="KIND", help="sqlite (default), postgres, or a postgresql:// address.")
 @click.option("--substrate", type=click.Choice(("process", "docker", "cluster")), help="Default: process.")
 @click.option("--broker", metavar="BROKER", help="filesystem, redis, rabbitmq, or an address.")
+@click.option("--kubeconfig", metavar="FILE", help="The Kubernetes cluster of --substrate.")
+@click.option("--image", metavar="IMAGE", help="The workers' image, on a substrate that has images.")
+@click.option("--api-host", metavar="HOST", help="By what workers in containers reach this host.")
 @click.option("--expectations", metavar="FILE", help="Known failures, strictly.")
 @click.option("--case", "pattern", metavar="GLOB", help="Only cases whose id is like this or contains it.")
 @click.option("-n", "workers", metavar="WORKERS", type=click.IntRange(1), help="Environments at the same time.")
@@ -134,7 +137,8 @@ def _chosen(pattern: str) -> list[SuiteCase]:
 def run(ctx: click.Context, pattern: str | None, workers: int | None, verbose: bool, **options: str | None) -> None:
     """Run the suite and write a report."""
     arguments = ["--pyargs", PACKAGE, "-m", "conformance"]
-    arguments += [f"--conformance-{name}={value}" for name, value in options.items() if value is not None]
+    for name, value in options.items():
+        arguments += [f"--conformance-{name.replace('_', '-')}={value}"] if value is not None else []
     arguments += ["-v"] if verbose else []
     if pattern:
         arguments += ["-k", " or ".join(case.keyword for case in _chosen(pattern))]

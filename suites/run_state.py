@@ -32,6 +32,9 @@ class ConformanceState:
             database=option.conformance_database,
             substrate=option.conformance_substrate,
             broker=option.conformance_broker,
+            kubeconfig=option.conformance_kubeconfig and str(Path(option.conformance_kubeconfig).absolute()),
+            image=option.conformance_image,
+            api_host=option.conformance_api_host,
             patience_s=option.conformance_patience,
         )
         level = option.conformance_level

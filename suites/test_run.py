@@ -78,6 +78,10 @@ def test_reads_connection_and_variable(case: Case) -> None:
 @decides("RUN-8")
 def test_log(case: Case) -> None:
     """The log is where `log_path` says and holds what the callable printed."""
+    if not case.env.backend.on_this_host:
+        raise NotApplicable(
+            "The workers write their logs on machines or in containers that the harness cannot look into."
+        )
     words = f"spoken-{uuid.uuid4().hex}"
     callback = case.submit("speak", {"words": words})
     case.settle()
@@ -116,5 +120,6 @@ def test_asks_its_supervisor(case: Case, question: str) -> None:
         )
     except BoundReached:
         case.env.sink("note", what="unanswered", waited_s=LIMITS.supervisor_answer)
-        case.kill([child["pid"]], "unanswered", "child")
+        if case.env.backend.on_this_host:  # elsewhere the callable waits for its time limit
+            case.kill([child["pid"]], "unanswered", "child")
     case.settle()

@@ -32,6 +32,15 @@ def asked(path: str = "read_secrets", edition: str = "claim") -> Written:
     return history(edition).callback(path=path, expect="terminal").started()
 
 
+def elsewhere(*spaces: str, pid: int = 8) -> Written:
+    """Callbacks that ran as the process ``pid`` of a PID namespace each, which is not the harness's own."""
+    written = history()
+    for number, space in enumerate(spaces, 1):
+        written.callback(f"c{number}").wire_claim(f"c{number}", pid=None)
+        written.add("effect", what="enter", probe=f"p-c{number}", pid=pid, ppid=1, data={}, space=space)
+    return written
+
+
 ONCE = [
     ("once", ran(), PASS, ""),
     ("never", never(), FAIL, "did not run"),
@@ -54,6 +63,9 @@ OWN_PROCESS = [
     ("second-run", ran().effect("c1", "enter", pid=SCHEDULER), FAIL, "in the scheduler process"),
     ("shared", ran().callback("c2").succeeded("c2"), FAIL, "shared one process"),
     ("not-shared", ran().callback("c2").succeeded("c2", pid=301), PASS, "pids [300, 301]"),
+    ("number-of-the-scheduler-elsewhere", elsewhere("pod-1", pid=SCHEDULER), PASS, "pids [100]"),
+    ("same-number-elsewhere", elsewhere("pod-1", "pod-2"), PASS, "pids [8, 8]"),
+    ("shared-elsewhere", elsewhere("pod-1", "pod-1"), FAIL, "shared one process"),
     ("did-not-run", never(), NA, "did not run"),
 ]
 

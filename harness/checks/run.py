@@ -32,10 +32,15 @@ def runs_once(view: HistoryView) -> Found:
 @decides("RUN-2")
 def runs_in_a_process_of_its_own(view: HistoryView) -> Found:
     """The callable ran in a child of a worker, never in the scheduler process."""
-    seen: dict[int, str] = {}
+    seen: dict[tuple[str, int], str] = {}
     for callback in _healthy(view):
         for entered in callback.reported("enter"):
-            pid = entered["pid"]
+            pid, space = entered["pid"], entered.get("space") or ""
+            if seen.get((space, pid), callback.id) != callback.id:
+                return Broken("Two callables shared one process", (line(entered, "what", "pid", "ppid"),))
+            seen[space, pid] = callback.id
+            if space:
+                continue  # a PID namespace without the scheduler; the same number means another process here
             if pid in view.scheduler_pids:
                 return Broken("The callable ran in the scheduler process", (line(entered, "what", "pid", "ppid"),))
             if entered["ppid"] in view.scheduler_pids:
@@ -43,15 +48,12 @@ def runs_in_a_process_of_its_own(view: HistoryView) -> Found:
                     "The callable ran in a child of the scheduler process without a supervisor",
                     (line(entered, "what", "pid", "ppid"),),
                 )
-            if seen.get(pid, callback.id) != callback.id:
-                return Broken("Two callables shared one process", (line(entered, "what", "pid", "ppid"),))
             if any(request["pid"] == pid for request in callback.claims):
                 return Broken(
                     "The callable ran in the process that talks to the API, not in a supervised child",
                     (line(entered, "what", "pid", "ppid"), line(callback.claims[0], "path", "pid")),
                 )
-            seen[pid] = callback.id
-    return Kept(f"pids {sorted(seen)}") if seen else Undecided("the callable did not run")
+    return Kept(f"pids {sorted(pid for _, pid in seen)}") if seen else Undecided("the callable did not run")
 
 
 @decides("RUN-3")
