@@ -217,6 +217,10 @@ class Backend(ABC):
         """Whether the control plane has the submission of this callback."""
         raise NotImplementedError(f"the control plane of the backend {self.name} cannot be asked")
 
+    def succeeded(self, callback: str) -> bool:
+        """Whether the data plane knows that the callback's worker ended as one that has succeeded."""
+        return False
+
     def heal(self) -> None:  # noqa: B027
         """Take back every fault that :meth:`inject` left in force."""
 

@@ -340,6 +340,9 @@ class Case:
         while True:
             self.pump()
             if watch.at_rest():
+                for callback in watch.callbacks:
+                    if self.env.backend.succeeded(callback.id):
+                        self.env.sink("note", what="worker succeeded", callback=callback.id)
                 self.env.sink("rest", **watch.proof())
                 return
             if time.monotonic() > deadline:

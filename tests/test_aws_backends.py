@@ -18,6 +18,8 @@ from executor_conformance.harness.backend import Options, Site, Variant
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.processes import ProcessInfo
 
+from tests.written import history
+
 BACKENDS = [EcsBackend, BatchBackend, LambdaBackend]
 
 
@@ -121,6 +123,23 @@ def test_run_of_a_callback(tmp_path: Path) -> None:
     assert backend.run_of("c") == client.said[1]
     backend.site.events_of = lambda key: [{"state": "running", "info": "old"}]
     assert backend.run_of("c") == client.said[0]
+
+
+def test_a_worker_has_succeeded_by_its_exit_code(tmp_path: Path) -> None:
+    """Whatever became of the record at the control plane."""
+    backend, client = made(EcsBackend, tmp_path, None, [{"state": "running", "info": "a"}])
+    client.said = [a_run("a", "STOPPED") | {"exit_code": 1}, a_run("b", "STOPPED") | {"exit_code": 0}]
+    assert not backend.succeeded("c")
+    backend._runs = (0.0, [])
+    client.said[0]["exit_code"] = 0
+    assert backend.succeeded("c")
+
+
+@pytest.mark.parametrize(("end", "verdict"), [("failed", "fail"), ("success", "pass")])
+def test_a_success_that_only_the_data_plane_knows(end: str, verdict: str) -> None:
+    written = history().callback("c1", "terminal").effect("c1", "enter", "effect", "return")
+    written.note("worker succeeded", callback="c1").event("c1", end).row("c1", "running", end)
+    assert written.decide("CRASH-9").verdict.value == verdict
 
 
 def test_pending_is_what_a_run_will_still_do(tmp_path: Path) -> None:

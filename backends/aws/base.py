@@ -233,6 +233,11 @@ class AwsBackend(Backend):
         """It has a run."""
         return self.run_of(callback) is not None
 
+    def succeeded(self, callback: str) -> bool:
+        """A container of its ended with exit code 0, whatever the control plane says of it."""
+        told = {event["info"] for event in self.site.events_of(callback)}
+        return any(run["exit_code"] == 0 for run in self.runs() if run["id"] in told)
+
     def pending(self, callback: str) -> list[str]:
         """What the data plane will still do by itself, and the executor's own delays before its next attempt."""
         now = time.monotonic()

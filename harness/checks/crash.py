@@ -186,11 +186,13 @@ def no_effect_after_the_end(view: HistoryView) -> Found:
 
 @decides("CRASH-9")
 def reported_success_stays(view: HistoryView) -> Found:
-    """Where the worker's success was reported by the executor, the row does not end FAILED."""
+    """Where the worker's success reached the executor, or the data plane, the row does not end FAILED."""
     decided = False
+    known = {event["callback"] for event in view.of("note", what="worker succeeded")}
     for callback in view.subjects:
         came_through = callback.reported("return") or callback.reported("effect")
-        if not came_through or not any(event["state"] == "success" for event in callback.events):
+        reported = callback.id in known or any(event["state"] == "success" for event in callback.events)
+        if not came_through or not reported:
             continue
         decided = True
         if callback.final == "failed":
