@@ -88,14 +88,16 @@ class LambdaBackend(AwsBackend):
         return [pid for pid in found if pid not in idle]
 
     def messages(self) -> list[str]:
-        """Messages that wait, or that will appear: late ones, and those taken but not deleted."""
-        said = []
-        for name, queue in self.client.messages().items():
-            if queue["visible"]:
-                said.append(f"{queue['visible']} messages wait in {name}")
-            for kind in ("delayed", "in_flight"):
-                said += [f"a message of {name} appears in {left:.1f} s ({kind})" for left in queue[kind]]
-        return said
+        """Messages that will appear: late ones, and those taken but not deleted.
+
+        One that can be seen is no timer: the executor looks at each step, or does not want it.
+        """
+        return [
+            f"a message of {name} appears in {left:.1f} s ({kind})"
+            for name, queue in self.client.messages().items()
+            for kind in ("delayed", "in_flight")
+            for left in queue[kind]
+        ]
 
     def end_run(self, identity: str) -> None:
         """An invocation cannot be stopped, only forgotten; its processes have been killed."""
