@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
+from executor_conformance.backends.kubernetes.cluster import ExistingCluster
 from executor_conformance.backends.kubernetes.faults import FAULTS, Way
+from executor_conformance.backends.kubernetes.kind import KindCluster
+from executor_conformance.backends.kubernetes.substrate import EmulatedCluster, Substrate
 from executor_conformance.harness.backend import Backend, Options, Site, Variant, installed
-from executor_conformance.harness.errors import BoundReached, HarnessError
-from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.supervisor import ManagedProcess
 
-if TYPE_CHECKING:
-    from executor_conformance.backends.kubernetes.emulator.client import EmulatorClient
-
-NAMESPACE = "default"
-IMAGE, TAG = "conformance-worker", "1"
+SUBSTRATES: dict[str, type[Substrate]] = {
+    "process": EmulatedCluster,
+    "docker": KindCluster,
+    "cluster": ExistingCluster,
+}
 LAUNCH_TIMEOUT_S = 20
 RECONCILE_S = 2
 DEAD_SCHEDULER_S = 5
 """After so long without a heartbeat, the pods of another scheduler may be adopted."""
-SECRET = ("AIRFLOW__API_AUTH__", "AIRFLOW__API__SECRET_KEY", "AIRFLOW__DATABASE__", "AIRFLOW__KUBERNETES_EXECUTOR__")
-"""Settings that a worker pod has no use for."""
 
 
 class KubernetesBackend(Backend):
-    """A Kubernetes API server of our own, over TLS, and a kubelet whose containers are host processes."""
+    """KubernetesExecutor at a cluster: by default an emulated one, whose containers are host processes."""
 
     name: ClassVar[str] = "kubernetes"
     executor: ClassVar[str] = "airflow.providers.cncf.kubernetes.executors.kubernetes_executor.KubernetesExecutor"
@@ -45,65 +42,59 @@ class KubernetesBackend(Backend):
         ),
     )
     stands_alone: ClassVar = True
-    victims: ClassVar = frozenset({"child", "supervisor", "unit"})
     faults: ClassVar[Mapping[str, Sequence[str]]] = {point: tuple(ways) for point, ways in FAULTS.items()}
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)
-        self._emulator: ManagedProcess | None = None
-        self._client: EmulatorClient | None = None
-        self._folder = self.site.folder / "kubernetes"
+        self.substrate = SUBSTRATES[site.options.substrate](site)
+        self.victims = self.substrate.victims  # type: ignore[misc]
+        self.faults = self.substrate.ways  # type: ignore[misc]
+        self.on_this_host = self.substrate.on_this_host
         self._pods: tuple[float, list[dict[str, Any]]] = (0.0, [])
         self._timers: list[tuple[float, str]] = []
 
     @classmethod
     def missing(cls, options: Options) -> str | None:
-        """The cncf-kubernetes provider and what the emulator is made of."""
-        for distribution in ("apache-airflow-providers-cncf-kubernetes", "jsonpatch", "trustme"):
-            if not installed(distribution):
-                return (
-                    f"the distribution {distribution} is not installed; "
-                    "install it with pip install 'airflow-executor-conformance[kubernetes]'"
-                )
-        if options.substrate != "process":
-            return f"this backend runs on host processes only, not on the substrate '{options.substrate}'"
-        return None
+        """The cncf-kubernetes provider, and what the substrate needs."""
+        if not installed("apache-airflow-providers-cncf-kubernetes"):
+            return (
+                "the distribution apache-airflow-providers-cncf-kubernetes is not installed; "
+                "install it with pip install 'airflow-executor-conformance[kubernetes]'"
+            )
+        return SUBSTRATES[options.substrate].missing(options)
 
     @property
     def control_plane(self) -> str:
-        """The emulated API server."""
-        return "emulated Kubernetes API server"
+        """Of the substrate."""
+        return self.substrate.control_plane
 
     @property
     def data_plane(self) -> str:
-        """The kubelet of the emulator."""
-        return "kubelet that runs containers as host processes"
-
-    @property
-    def client(self) -> EmulatorClient:
-        """The emulator's own control."""
-        assert self._client is not None
-        return self._client
+        """Of the substrate."""
+        return self.substrate.data_plane
 
     # -- start ----------------------------------------------------------------------------------------------
 
+    def api_host(self) -> str | None:
+        """Of the substrate."""
+        return self.substrate.api_host()
+
     def config(self) -> dict[str, str]:
-        """Start the emulator, for its address is part of the configuration, and describe the worker pod."""
-        if self._emulator is None:
-            self._start_emulator()
-        template = self._folder / "pod-template.yaml"
+        """Start the substrate, for its address is part of the configuration."""
+        self.substrate.start()
+        repository, tag = split_image(self.substrate.image)
         section = "AIRFLOW__KUBERNETES_EXECUTOR__"
         return {
             f"{section}IN_CLUSTER": "False",
-            f"{section}CONFIG_FILE": str(self._folder / "kubeconfig"),
-            f"{section}NAMESPACE": NAMESPACE,
-            f"{section}POD_TEMPLATE_FILE": str(template),
-            f"{section}WORKER_CONTAINER_REPOSITORY": IMAGE,
-            f"{section}WORKER_CONTAINER_TAG": TAG,
+            f"{section}CONFIG_FILE": str(self.substrate.kubeconfig),
+            f"{section}NAMESPACE": self.substrate.namespace,
+            f"{section}POD_TEMPLATE_FILE": str(self.substrate.folder / "pod-template.yaml"),
+            f"{section}WORKER_CONTAINER_REPOSITORY": repository,
+            f"{section}WORKER_CONTAINER_TAG": tag,
             f"{section}WORKER_PODS_CREATION_BATCH_SIZE": "16",
             f"{section}TASK_PUBLISH_MAX_RETRIES": "3",
             # Without it a request that is never answered blocks the scheduler for good
-            f"{section}KUBE_CLIENT_REQUEST_ARGS": json.dumps({"_request_timeout": [2, 3]}),
+            f"{section}KUBE_CLIENT_REQUEST_ARGS": json.dumps({"_request_timeout": self.substrate.request_timeout}),
             # urllib3 repeats a request without an answer three times, each with the full time limit
             f"{section}API_CLIENT_RETRY_CONFIGURATION": json.dumps({"total": 0}),
             f"{section}CALLBACK_RECONCILE_INTERVAL": str(RECONCILE_S),
@@ -111,80 +102,37 @@ class KubernetesBackend(Backend):
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": str(DEAD_SCHEDULER_S),
         }
 
-    def _start_emulator(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        images = self._folder / "images.json"
-        images.write_text(json.dumps({f"{IMAGE}:{TAG}": {"env": self._image_env(), "entrypoint": []}}), "utf-8")
-        argv = [sys.executable, "-m", "executor_conformance.backends.kubernetes.emulator"]
-        argv += ["--folder", str(self._folder), "--images", str(images)]
-        env = {"PATH": os.environ.get("PATH", ""), "HOME": str(self._folder), "TMPDIR": str(self._folder)}
-        env |= {name: os.environ[name] for name in ("PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
-        self._emulator = self.site.supervisor.spawn("kubernetes", argv, env, self.site.folder)
-        deadline = time.monotonic() + LIMITS.worker_start
-        while not (self._folder / "ready.json").exists():
-            if not self._emulator.alive:
-                raise HarnessError(f"The Kubernetes emulator ended at its start: {self._emulator.log_tail(5)}")
-            if time.monotonic() > deadline:
-                raise BoundReached(f"The Kubernetes emulator was not ready within {LIMITS.worker_start:g} s.")
-            time.sleep(0.02)
-        from executor_conformance.backends.kubernetes.emulator.client import EmulatorClient
-
-        self._client = EmulatorClient.from_folder(self._folder)
-
-    def _image_env(self) -> dict[str, str]:
-        """What the image of a worker has: its interpreter and its paths, none of the deployment's settings."""
-        kept = ("PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
-        env = {name: os.environ[name] for name in kept if name in os.environ}
-        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        return env
-
     def start(self) -> None:
         """Write the pod template: a deployment's settings reach its workers by it."""
-        settings = {
-            name: value
-            for name, value in self.site.env.items()
-            if name not in self._image_env() and not name.startswith(SECRET)
-        }
-        template = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "worker"},
-            "spec": {
-                "restartPolicy": "Never",
-                "containers": [
-                    {
-                        "name": "base",
-                        "image": f"{IMAGE}:{TAG}",
-                        "env": [{"name": name, "value": value} for name, value in sorted(settings.items())],
-                    }
-                ],
-            },
-        }
-        (self._folder / "pod-template.yaml").write_text(json.dumps(template, indent=1), "utf-8")
+        self.substrate.write_template()
+
+    def wait_ready(self) -> None:
+        """Of the substrate."""
+        self.substrate.wait_ready()
 
     def stand_alone(self) -> list[str]:
         """Where the kubeconfig is."""
-        return [f"kubectl --kubeconfig {self._folder / 'kubeconfig'} get pods"]
+        return [f"kubectl --kubeconfig {self.substrate.kubeconfig} get pods"]
+
+    def stop(self) -> None:
+        """Of the substrate."""
+        self.substrate.stop()
 
     # -- seeing ---------------------------------------------------------------------------------------------
 
     def nodes(self) -> list[ManagedProcess]:
-        """The emulator, which is the kubelet too."""
-        return [self._emulator] if self._emulator and self._emulator.alive else []
+        """Of the substrate."""
+        return self.substrate.nodes()
 
     def units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
-        """The containers and all that they started; what lost its parent has become the kubelet's."""
-        assert self._emulator is not None
-        found = {self._emulator.pid}
-        while more := {pid for pid, process in processes.items() if process.ppid in found} - found:
-            found |= more
-        return sorted(found - {self._emulator.pid})
+        """Of the substrate."""
+        return self.substrate.units(processes)
 
     def pods(self) -> list[dict[str, Any]]:
-        """Pods as the emulator knows them, at most a tenth of a second old."""
+        """Pods as the control plane knows them, at most a tenth of a second old."""
         seen, pods = self._pods
         if time.monotonic() - seen > 0.1:
-            pods = self.client.pods()
+            pods = self.substrate.pods()
             self._pods = (time.monotonic(), pods)
         return pods
 
@@ -212,23 +160,26 @@ class KubernetesBackend(Backend):
         self._pods = (0.0, [])
         if done.retry_s:
             self._timers.append((time.monotonic() + done.retry_s, f"a retry is due within {done.retry_s:g} s"))
-        for rule in done.rules:
-            self.client.add_fault(**rule)
-        if done.act:
-            if (pod := self.pod_of(callback)) is None:
-                raise HarnessError(f"There is no pod of the callback {callback} to be {way}.")
-            act: Callable[[str, str], Any] = getattr(self.client, done.act)
-            act(pod["namespace"], pod["name"], **done.arguments)
-            self._pods = (0.0, [])
+        pod = self.pod_of(callback) if done.act else None
+        if done.act and pod is None:
+            raise HarnessError(f"There is no pod of the callback {callback} to be {way}.")
+        self.substrate.inject(done, pod)
+        self._pods = (0.0, [])
         return done.text
 
     def heal(self) -> None:
-        """Remove every rule."""
-        self.client.clear_faults()
+        """Take back every fault."""
+        self.substrate.heal()
         self._timers = []
 
     def repair(self, thorough: bool) -> bool:
         """Force out every pod; a new scheduler forgets what it waits for."""
-        for pod in self.client.pods():
-            self.client.delete(pod["namespace"], pod["name"], grace=0)
+        self.substrate.clear()
+        self._pods = (0.0, [])
         return thorough
+
+
+def split_image(image: str) -> tuple[str, str]:
+    """Repository and tag, which the executor joins with a colon; a digest is taken apart at its own."""
+    repository, colon, tag = image.rpartition(":")
+    return (repository, tag) if colon and "/" not in tag else (image, "latest")

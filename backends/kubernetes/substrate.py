@@ -1,0 +1,231 @@
+"""What the pods of the environment run on: the members that each substrate has, and the emulated cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from executor_conformance.backends.kubernetes.faults import FAULTS, Way
+from executor_conformance.harness.backend import Options, Site, installed
+from executor_conformance.harness.errors import BoundReached, HarnessError
+from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.processes import ProcessInfo
+from executor_conformance.harness.supervisor import ManagedProcess
+
+if TYPE_CHECKING:
+    from executor_conformance.backends.kubernetes.emulator.client import EmulatorClient
+
+SECRET = (
+    "AIRFLOW__API_AUTH__",
+    "AIRFLOW__API__SECRET_KEY",
+    "AIRFLOW__DATABASE__",
+    "AIRFLOW__KUBERNETES_EXECUTOR__",
+)
+"""Settings that a worker pod has no use for."""
+
+
+class Substrate(ABC):
+    """A Kubernetes cluster, and what can be seen and done there.
+
+    ``namespace``, ``image`` and ``kubeconfig`` hold once ``start`` has returned.
+    """
+
+    control_plane: str
+    data_plane: str
+    on_this_host: ClassVar[bool]
+    victims: ClassVar[frozenset[str]]
+    ways: ClassVar[Mapping[str, Sequence[str]]]
+    """The fault points and ways of :data:`FAULTS` that are possible here."""
+    request_timeout: ClassVar[tuple[int, int]]
+    """Seconds in which the executor's requests connect and are answered."""
+    namespace: str
+    image: str
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.folder = site.folder / "kubernetes"
+        self.kubeconfig = self.folder / "kubeconfig"
+
+    @classmethod
+    @abstractmethod
+    def missing(cls, options: Options) -> str | None:
+        """What is missing for it, in one sentence."""
+
+    def api_host(self) -> str | None:
+        """By what pods reach this host; asked before ``start``."""
+        return self.site.options.api_host
+
+    @abstractmethod
+    def start(self) -> None:
+        """Make the cluster and the namespace ready to be used."""
+
+    @abstractmethod
+    def template(self) -> dict[str, Any]:
+        """The pod template of the executor."""
+
+    def write_template(self, document: dict[str, Any] | None = None) -> None:
+        """Write the pod template, which the executor reads for each pod."""
+        path = self.folder / "pod-template.yaml"
+        temporary = path.with_suffix(".new")
+        temporary.write_text(json.dumps(document or self.template(), indent=1), "utf-8")
+        temporary.replace(path)
+
+    def wait_ready(self) -> None:  # noqa: B027
+        """Return once a worker pod would do its work; called when the API server answers."""
+
+    @abstractmethod
+    def pods(self) -> list[dict[str, Any]]:
+        """All pods, oldest first: namespace, name, phase, labels, annotations, and ``next``.
+
+        The latter says what will still happen to the pod by itself, or is empty.
+        """
+
+    def nodes(self) -> list[ManagedProcess]:
+        """Processes that it consists of."""
+        return []
+
+    def units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
+        """Pids of all that runs in containers, as far as those are processes of this host."""
+        return []
+
+    @abstractmethod
+    def inject(self, way: Way, pod: dict[str, Any] | None) -> None:
+        """Do what ``way`` says, to ``pod`` if it is about one.
+
+        :raises HarnessError: it was refused.
+        """
+
+    @abstractmethod
+    def heal(self) -> None:
+        """Take back what ``inject`` left in force."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Force out every pod."""
+
+    def stop(self) -> None:  # noqa: B027
+        """Delete what was made outside of this host."""
+
+
+class EmulatedCluster(Substrate):
+    """The API server of our own and its kubelet, whose containers are host processes."""
+
+    control_plane = "emulated Kubernetes API server"
+    data_plane = "kubelet that runs containers as host processes"
+    on_this_host = True
+    victims = frozenset({"child", "supervisor", "unit"})
+    ways = {point: tuple(ways) for point, ways in FAULTS.items()}
+    request_timeout = (2, 3)
+    namespace = "default"
+    image = "conformance-worker:1"
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self._emulator: ManagedProcess | None = None
+        self._client: EmulatorClient | None = None
+
+    @classmethod
+    def missing(cls, options: Options) -> str | None:
+        """What the emulator is made of."""
+        for distribution in ("jsonpatch", "trustme"):
+            if not installed(distribution):
+                return (
+                    f"the distribution {distribution} is not installed; "
+                    "install it with pip install 'airflow-executor-conformance[kubernetes]'"
+                )
+        return None
+
+    @property
+    def client(self) -> EmulatorClient:
+        """The emulator's own control."""
+        assert self._client is not None
+        return self._client
+
+    def start(self) -> None:
+        """Start the emulator, and wait until it is ready."""
+        if self._emulator is not None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        images = self.folder / "images.json"
+        images.write_text(json.dumps({self.image: {"env": self._image_env(), "entrypoint": []}}), "utf-8")
+        argv = [sys.executable, "-m", "executor_conformance.backends.kubernetes.emulator"]
+        argv += ["--folder", str(self.folder), "--images", str(images)]
+        env = {"PATH": os.environ.get("PATH", ""), "HOME": str(self.folder), "TMPDIR": str(self.folder)}
+        env |= {name: os.environ[name] for name in ("PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
+        self._emulator = self.site.supervisor.spawn("kubernetes", argv, env, self.site.folder)
+        deadline = time.monotonic() + LIMITS.worker_start
+        while not (self.folder / "ready.json").exists():
+            if not self._emulator.alive:
+                raise HarnessError(f"The Kubernetes emulator ended at its start: {self._emulator.log_tail(5)}")
+            if time.monotonic() > deadline:
+                raise BoundReached(f"The Kubernetes emulator was not ready within {LIMITS.worker_start:g} s.")
+            time.sleep(0.02)
+        from executor_conformance.backends.kubernetes.emulator.client import EmulatorClient
+
+        self._client = EmulatorClient.from_folder(self.folder)
+
+    def _image_env(self) -> dict[str, str]:
+        """What the image of a worker has: its interpreter and its paths, none of the deployment's settings."""
+        kept = ("PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
+        env = {name: os.environ[name] for name in kept if name in os.environ}
+        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        return env
+
+    def template(self) -> dict[str, Any]:
+        """A deployment's settings reach its workers by it."""
+        settings = {
+            name: value
+            for name, value in self.site.env.items()
+            if name not in self._image_env() and not name.startswith(SECRET)
+        }
+        container = {"name": "base", "image": self.image, "env": variables(settings)}
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "worker"},
+            "spec": {"restartPolicy": "Never", "containers": [container]},
+        }
+
+    def pods(self) -> list[dict[str, Any]]:
+        """As the emulator knows them."""
+        return self.client.pods()
+
+    def nodes(self) -> list[ManagedProcess]:
+        """The emulator, which is the kubelet too."""
+        return [self._emulator] if self._emulator and self._emulator.alive else []
+
+    def units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
+        """The containers and all that they started; what lost its parent has become the kubelet's."""
+        assert self._emulator is not None
+        found = {self._emulator.pid}
+        while more := {pid for pid, process in processes.items() if process.ppid in found} - found:
+            found |= more
+        return sorted(found - {self._emulator.pid})
+
+    def inject(self, way: Way, pod: dict[str, Any] | None) -> None:
+        """By the rules of the emulator, and by what its client can do to a pod."""
+        for rule in way.rules:
+            self.client.add_fault(**rule)
+        if way.act and pod:
+            act: Callable[..., Any] = getattr(self.client, way.act)
+            act(pod["namespace"], pod["name"], **way.arguments)
+
+    def heal(self) -> None:
+        """Remove every rule."""
+        self.client.clear_faults()
+
+    def clear(self) -> None:
+        """Delete with no grace."""
+        for pod in self.client.pods():
+            self.client.delete(pod["namespace"], pod["name"], grace=0)
+
+
+def variables(settings: Mapping[str, str]) -> list[dict[str, str]]:
+    """As a container has them."""
+    return [{"name": name, "value": value} for name, value in sorted(settings.items())]
