@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +21,12 @@ from executor_conformance.harness.environment import free_port
 from executor_conformance.harness.errors import HarnessError, UsageError
 from executor_conformance.harness.peers import EVERYWHERE, LOOPBACK, address_for
 
-from tests.test_bad_input import run_pytest, sentence
+from tests.test_bad_input import sentence
 from tests.test_kubernetes_emulator_support import Server, serving, wait_for
 
 IMAGE = "registry.example/worker:3"
 OTHER = "somebody-elses"
+RUN_S = 400  # a bound on a run on a loaded machine; a quiet one takes a twentieth
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 IMAGES: dict[str, Any] = {
     IMAGE: {"env": {"PATH": PATH}, "entrypoint": []},
@@ -51,6 +53,14 @@ def _allow_everything(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "cluster" in request.fixturenames:
         request.getfixturevalue("cluster").control.set_access([])
+
+
+def run_pytest(tmp_path: Path, *arguments: str, collect_only: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run the suite as a user would, in an empty folder."""
+    command = [sys.executable, "-m", "pytest", "--pyargs", "executor_conformance.suites", "-m", "conformance"]
+    command += ["-p", "no:cacheprovider", "-q", "--conformance-report", str(tmp_path / "report"), *arguments]
+    command += ["--collect-only"] if collect_only else []
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=RUN_S, check=False)
 
 
 def ours(server: Server) -> list[str]:
@@ -80,7 +90,7 @@ def arguments(given: Options) -> list[str]:
 def test_smoke_run_leaves_nothing_and_touches_nobody(cluster: Server, tmp_path: Path) -> None:
     before = cluster.core().read_namespaced_pod("theirs", OTHER).metadata.resource_version
     chosen = ["-k", "(control_group or test_success) and kubernetes-reference"]
-    result = run_pytest(tmp_path, *arguments(options(cluster)), *chosen, collect_only=False)
+    result = run_pytest(tmp_path, *arguments(options(cluster)), *chosen)
     assert result.returncode == 0, result.stdout + result.stderr
     assert ours(cluster) == []
     assert cluster.core().read_namespaced_pod("theirs", OTHER).metadata.resource_version == before
@@ -120,7 +130,7 @@ def test_missing_rights_are_named_together(cluster: Server) -> None:
 
 def test_no_rights_end_the_run_before_anything_starts(cluster: Server, tmp_path: Path) -> None:
     cluster.control.set_access([{"verb": "*", "resource": "*", "namespace": None}])
-    result = run_pytest(tmp_path, *arguments(options(cluster)), collect_only=False)
+    result = run_pytest(tmp_path, *arguments(options(cluster)))
     output = " ".join((result.stdout + result.stderr).split())
     assert "Traceback" not in output
     assert "may not create/delete/list namespaces" in output

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from executor_conformance.backends.kubernetes.cluster import ExistingCluster
 from executor_conformance.backends.kubernetes.faults import FAULTS, Way
 from executor_conformance.backends.kubernetes.kind import KindCluster
-from executor_conformance.backends.kubernetes.substrate import EmulatedCluster, Substrate
+from executor_conformance.backends.kubernetes.substrate import LAUNCH_TIMEOUT_S, EmulatedCluster, Substrate
 from executor_conformance.harness.backend import Backend, Options, Site, Variant, installed
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.processes import ProcessInfo
@@ -21,7 +21,6 @@ SUBSTRATES: dict[str, type[Substrate]] = {
     "docker": KindCluster,
     "cluster": ExistingCluster,
 }
-LAUNCH_TIMEOUT_S = 20
 RECONCILE_S = 2
 DEAD_SCHEDULER_S = 5
 """After so long without a heartbeat, the pods of another scheduler may be adopted."""
@@ -98,7 +97,7 @@ class KubernetesBackend(Backend):
             # urllib3 repeats a request without an answer three times, each with the full time limit
             f"{section}API_CLIENT_RETRY_CONFIGURATION": json.dumps({"total": 0}),
             f"{section}CALLBACK_RECONCILE_INTERVAL": str(RECONCILE_S),
-            "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": str(LAUNCH_TIMEOUT_S),
+            "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": str(self.substrate.launch_timeout_s),
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": str(DEAD_SCHEDULER_S),
         }
 

@@ -46,6 +46,7 @@ class ExistingCluster(Substrate):
         "stopped": ("deleted", "deleted-by-force"),
     }
     request_timeout = (5, 15)
+    launch_timeout_s = 90
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)

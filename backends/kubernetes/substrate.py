@@ -21,6 +21,7 @@ from executor_conformance.harness.supervisor import ManagedProcess
 if TYPE_CHECKING:
     from executor_conformance.backends.kubernetes.emulator.client import EmulatorClient
 
+LAUNCH_TIMEOUT_S = 20
 SECRET = (
     "AIRFLOW__API_AUTH__",
     "AIRFLOW__API__SECRET_KEY",
@@ -44,6 +45,8 @@ class Substrate(ABC):
     """The fault points and ways of :data:`FAULTS` that are possible here."""
     request_timeout: ClassVar[tuple[int, int]]
     """Seconds in which the executor's requests connect and are answered."""
+    launch_timeout_s: ClassVar[int]
+    """``[scheduler] task_queued_timeout``: in so long a pod starts, and so long its first token is valid."""
     namespace: str
     image: str
 
@@ -122,6 +125,7 @@ class EmulatedCluster(Substrate):
     victims = frozenset({"child", "supervisor", "unit"})
     ways = {point: tuple(ways) for point, ways in FAULTS.items()}
     request_timeout = (2, 3)
+    launch_timeout_s = LAUNCH_TIMEOUT_S
     namespace = "default"
     image = "conformance-worker:1"
 
