@@ -248,11 +248,10 @@ class Case:
         """
         hit = (lambda: point.reached) if isinstance(point, Breakpoint) else (lambda: bool(point.hits))
         watch = RestWatch(self, self.callbacks)
-        deadline = time.monotonic() + LIMITS.settle
         while not hit():
             self.pump()
             rest = watch.at_rest()
-            if rest or time.monotonic() > deadline:
+            if rest or watch.expired(LIMITS.settle):
                 if rest:
                     self.env.sink("rest", **watch.proof())
                 else:
@@ -293,9 +292,8 @@ class Case:
 
         What an orphan does after the row is terminal is seen that way.
         """
-        deadline = time.monotonic() + self.env.settle_s
         watch = RestWatch(self, self.callbacks, held=True)
-        while not watch.at_rest() and time.monotonic() < deadline:
+        while not watch.at_rest() and not watch.expired(self.env.settle_s):
             self.pump()
             self.pause()
         release()
@@ -336,7 +334,6 @@ class Case:
         """
         watch = RestWatch(self, callbacks if callbacks is not None else self.callbacks)
         limit = limit or self.env.settle_s
-        deadline = time.monotonic() + limit
         while True:
             self.pump()
             if watch.at_rest():
@@ -345,7 +342,7 @@ class Case:
                         self.env.sink("note", what="worker succeeded", callback=callback.id)
                 self.env.sink("rest", **watch.proof())
                 return
-            if time.monotonic() > deadline:
+            if watch.expired(limit):
                 self.env.sink("bound", waiting_for="rest", limit_s=limit, **watch.proof())
                 self.disturbed = True
                 return
@@ -396,12 +393,11 @@ class Case:
         """Run a task to its end."""
         run = self.run_dag(dag_id)
         watch = RestWatch(self, [], tasks=[(run, task_id)])
-        deadline = time.monotonic() + LIMITS.settle
         ended = TERMINAL | {"up_for_retry", "skipped"}
         # Its slot too: what cleans up after the case must not come between the executor and the end of the unit
         while self.task_state(run, task_id) not in ended or watch.live() or self.holds_task(run):
             self.pump()
-            if time.monotonic() > deadline or watch.at_rest():
+            if watch.at_rest() or watch.expired(LIMITS.settle):
                 self.env.sink("bound", waiting_for=f"task {dag_id}.{task_id}", **watch.proof())
                 break
             self.pause()

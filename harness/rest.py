@@ -34,6 +34,7 @@ class RestWatch:
         self.callbacks = list(callbacks)
         self.tasks = list(tasks)
         self._mark: Any = None
+        self._began = self._moved = time.monotonic()
         self._since = 0.0
         self._steps = 0
         self._alive: list[str] = []
@@ -41,6 +42,14 @@ class RestWatch:
     def live(self) -> list[int]:
         """Live units of work, of any callback or task."""
         return self.case.env.units()
+
+    def expired(self, limit: float) -> bool:
+        """Whether the wait has lasted ``limit`` seconds and nothing has moved for as long, or three times ``limit``.
+
+        On a machine that is overloaded things move late, and that is nobody's failure.
+        """
+        now = time.monotonic()
+        return now - max(self._began, self._moved) > limit or now - self._began > 3 * limit
 
     def at_rest(self) -> bool:
         """To be asked once per step."""
@@ -77,6 +86,8 @@ class RestWatch:
             len([1 for event in env.history.of("wire") if event["api"] == "execution"]),
             tuple(self.case.task_state(run, task) for run, task in self.tasks),
         )
+        if mark != self._mark:
+            self._moved = time.monotonic()
         if mark != self._mark or self._alive or (busy and not (ended and freed)):
             self._mark, self._since, self._steps = mark, time.monotonic(), env.steps
             return False
