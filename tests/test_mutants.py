@@ -77,7 +77,7 @@ def failed(results: list[CaseResult]) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("place", "mutant"),
-    [pytest.param(mutant.where, mutant, id=mutant.name) for mutant in MUTANTS],
+    [pytest.param(mutant.where, mutant, id=f"{mutant.where}-{mutant.name}") for mutant in MUTANTS],
     indirect=["place"],
 )
 def test_mutant_is_found_out(mutant: Mutant, place: Environment, known: Expectations, tmp_path: Path) -> None:
