@@ -97,7 +97,7 @@ class KubernetesBackend(Backend):
             # urllib3 repeats a request without an answer three times, each with the full time limit
             f"{section}API_CLIENT_RETRY_CONFIGURATION": json.dumps({"total": 0}),
             f"{section}CALLBACK_RECONCILE_INTERVAL": str(RECONCILE_S),
-            "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": str(self.substrate.launch_timeout_s),
+            f"{section}CALLBACK_LAUNCH_TIMEOUT": str(self.substrate.launch_timeout_s),
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": str(DEAD_SCHEDULER_S),
         }
 

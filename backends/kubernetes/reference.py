@@ -151,7 +151,8 @@ class KubernetesCallbackExecutor(KubernetesExecutor):
     """KubernetesExecutor that runs each ExecuteCallback in a pod of its own.
 
     ``[kubernetes_executor] callback_reconcile_interval`` (seconds, default 10) is how often pods and callbacks are
-    compared. A callback whose pod has not started within ``[scheduler] task_queued_timeout`` fails.
+    compared. A callback whose pod has not started within ``callback_launch_timeout`` (seconds, default ``[scheduler]
+    task_queued_timeout``) fails.
     """
 
     if WorkloadType:
@@ -164,7 +165,10 @@ class KubernetesCallbackExecutor(KubernetesExecutor):
         self.reconcile_interval = float(
             self.conf.get("kubernetes_executor", "callback_reconcile_interval", fallback="10")
         )
-        self.launch_timeout = float(self.conf.get("scheduler", "task_queued_timeout", fallback="600"))
+        self.launch_timeout = float(
+            self.conf.get("kubernetes_executor", "callback_launch_timeout", fallback="")
+            or self.conf.get("scheduler", "task_queued_timeout", fallback="600")
+        )
         self._reconciled = 0.0
         self._submitted: dict[CallbackKey, float] = {}
         self._refused: list[KubernetesResults] = []
