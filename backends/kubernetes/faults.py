@@ -35,6 +35,13 @@ def _on(verb: str, text: str, action: dict[str, Any], times: int | None = None, 
     return Way(text, ({"verb": verb, "resource": "pods", "times": times, "action": action},), retry_s=retry_s)
 
 
+def _no_watch(text: str, action: dict[str, Any], times: int | None = None, retry_s: float = 0.0) -> Way:
+    """The open watch is cut, and those that follow are answered with ``action``."""
+    refused = {"verb": "watch", "resource": "pods", "times": times, "action": action}
+    cut = {"verb": "watch", "resource": "pods", "times": 0, "action": {"type": "watch-drop"}}
+    return Way(f"the open watch is cut, and {text}", (refused, cut), retry_s=retry_s)
+
+
 def _node(point: str, text: str, kind: str) -> Way:
     return Way(text, ({"point": point, "action": {"type": kind}},))
 
@@ -72,11 +79,11 @@ FAULTS: dict[str, dict[str, Way]] = {
         "out-of-memory": Way("the container is killed as out of memory", act="oom"),
     },
     "observation": {
-        "watch-410": _on("watch", "the watch is answered with 410", _status(410, "Expired"), times=1, retry_s=3),
+        "watch-410": _no_watch("the watch is answered with 410", _status(410, "Expired"), times=1, retry_s=3),
         "watch-error": _on("watch", "the watch brings an ERROR event", {"type": "watch-error", "code": 410}, times=1),
         "watch-dropped": _on("watch", "the watch is cut twice", {"type": "watch-drop"}, times=2, retry_s=3),
-        "watch-500": _on("watch", "three watches are answered with 500", _status(500, "InternalError"), times=3),
-        "watch-500-for-ever": _on("watch", "each watch is answered with 500", _status(500, "InternalError")),
+        "watch-500": _no_watch("three watches are answered with 500", _status(500, "InternalError"), times=3),
+        "watch-500-for-ever": _no_watch("each watch is answered with 500", _status(500, "InternalError")),
         "watch-silent": _on("watch", "the watch stays open and brings nothing", {"type": "watch-hang"}),
         "list-500": _on("list", "each list is answered with 500", _status(500, "InternalError")),
     },
