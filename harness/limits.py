@@ -10,8 +10,8 @@ class Limits:
     """Last resorts: a wait normally ends on an event or on quiescence, well before its bound."""
 
     api_server_start: float = 120.0  # imports of all apps take 8 s on a quiet machine
-    scheduler_start: float = 60.0
-    worker_start: float = 60.0
+    scheduler_start: float = 120.0
+    worker_start: float = 120.0
     template_migration: float = 180.0
     settle: float = 30.0  # a callback that neither ends nor comes to rest
     start_of_callable: float = 30.0

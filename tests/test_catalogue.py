@@ -25,6 +25,12 @@ POINTS = [
     "scheduler-restart",
     "redelivery",
     "partition",
+    "stopped-before-start",
+    "stopped",
+    "observation",
+    "clean-up",
+    "adoption",
+    "hang",
 ]
 
 SMALL = """
