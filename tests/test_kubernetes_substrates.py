@@ -88,12 +88,17 @@ def arguments(given: Options) -> list[str]:
 
 @pytest.mark.slow
 def test_smoke_run_leaves_nothing_and_touches_nobody(cluster: Server, tmp_path: Path) -> None:
-    before = cluster.core().read_namespaced_pod("theirs", OTHER).metadata.resource_version
+    before = cluster.core().read_namespaced_pod("theirs", OTHER).metadata
+    calls = len(cluster.control.calls(0))
     chosen = ["-k", "(control_group or test_success) and kubernetes-reference"]
     result = run_pytest(tmp_path, *arguments(options(cluster)), *chosen)
     assert result.returncode == 0, result.stdout + result.stderr
     assert ours(cluster) == []
-    assert cluster.core().read_namespaced_pod("theirs", OTHER).metadata.resource_version == before
+    after = cluster.core().read_namespaced_pod("theirs", OTHER).metadata
+    assert (after.uid, after.labels, after.deletion_timestamp) == (before.uid, before.labels, None)
+    writes = {"create", "update", "patch", "delete", "deletecollection"}
+    made = cluster.control.calls(0)[calls:]
+    assert [call for call in made if call["namespace"] == OTHER and call["verb"] in writes] == []
     writes = [call for call in cluster.control.calls() if call["verb"] in ("create", "delete", "patch", "update")]
     touched = {call["namespace"] for call in writes if call["resource"] == "pods" and call["name"] != "theirs"}
     assert len(touched) == 1
