@@ -38,7 +38,8 @@ class RepeatsARefusedDeletionForEver(KubernetesCallbackExecutor):
     """The deletion comes first, and what it raises puts the result back into the queue that sync() empties."""
 
     def _change_state(self, results: Any, **kwargs: Any) -> None:
-        self.kube_scheduler.delete_pod(pod_name=results.pod_name, namespace=results.namespace)
+        if getattr(results.state, "value", results.state) != "running":
+            self.kube_scheduler.delete_pod(pod_name=results.pod_name, namespace=results.namespace)
         super()._change_state(results, **kwargs)
 
 
