@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import weakref
@@ -340,6 +341,14 @@ def _remove(folder: Path) -> None:
         if not folder.exists():
             return
         time.sleep(0.02)
+
+
+def runs_folder() -> Path:
+    """The folder of all this user's runs below the temporary folder, rid of what dead ones left there."""
+    root = Path(tempfile.gettempdir()) / f"executor-conformance-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    sweep_stale(root)
+    return root
 
 
 def sweep_stale(root: Path) -> list[Path]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,12 +74,9 @@ class ConformanceState:
         """The environments of this process."""
         if self._pool is None:
             from executor_conformance.harness.session import EnvironmentPool
-            from executor_conformance.harness.supervisor import sweep_stale
+            from executor_conformance.harness.supervisor import runs_folder
 
-            base = Path(tempfile.gettempdir()) / f"executor-conformance-{os.getuid()}"
-            base.mkdir(mode=0o700, exist_ok=True)
-            sweep_stale(base)
-            self._pool = EnvironmentPool(base, self.clock, self._say)
+            self._pool = EnvironmentPool(runs_folder(), self.clock, self._say)
         return self._pool
 
     @property

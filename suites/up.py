@@ -23,7 +23,7 @@ def up(backend: str) -> None:
     """
     from executor_conformance.harness.backend import Options, Site
     from executor_conformance.harness.session import choose_backends
-    from executor_conformance.harness.supervisor import Supervisor, sweep_stale
+    from executor_conformance.harness.supervisor import Supervisor, runs_folder
 
     (chosen,) = choose_backends(backend).values() if "," not in backend else (None,)
     if chosen is None:
@@ -32,10 +32,7 @@ def up(backend: str) -> None:
         raise UsageError(f"The backend '{backend}' has no emulated control plane that could be started alone.")
     if missing := chosen.missing(Options()):
         raise EnvironmentUnavailable(f"The environment '{backend}' cannot run here: {missing}.")
-    root = Path(tempfile.gettempdir()) / f"executor-conformance-{os.getuid()}"
-    root.mkdir(mode=0o700, exist_ok=True)
-    sweep_stale(root)
-    folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-up-{backend}-", dir=root))
+    folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-up-{backend}-", dir=runs_folder()))
     supervisor = Supervisor(folder)
     ended = threading.Event()
     try:

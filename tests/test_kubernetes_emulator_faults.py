@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import pytest
 from executor_conformance.harness.errors import HarnessError
 
+from tests.calls import Call
 from tests.test_kubernetes_emulator_support import SECONDS, Server, Watcher, pod, serving, wait_for
 
 kubernetes = pytest.importorskip("kubernetes", reason="the official Kubernetes client is not installed")
@@ -32,31 +31,6 @@ def server(running: Server) -> Iterator[Server]:
 @pytest.fixture
 def core(server: Server) -> Any:
     return server.core()
-
-
-class Call:
-    """A call in a thread."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._results: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
-        self._function = function
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            self._results.put((self._function(), None))
-        except Exception as error:
-            self._results.put((None, error))
-
-    @property
-    def pending(self) -> bool:
-        return self._results.empty()
-
-    def result(self) -> Any:
-        value, error = self._results.get(timeout=SECONDS)
-        if error is not None:
-            raise error
-        return value
 
 
 def hits(server: Server, fault: str) -> int:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -35,6 +35,8 @@ from executor_conformance.harness.rules import (
     without_tokens,
 )
 from executor_conformance.harness.wire import WireRecorder
+
+from tests.calls import Call
 
 KEY = "k" * 64
 CLAIMS = {"sub": "0199c9a2-0000-7000-8000-000000000001", "scope": "execution", "exp": 4102444800, "jti": "a"}
@@ -156,31 +158,6 @@ def recorder(upstream: Upstream, history: History) -> Iterator[WireRecorder]:
 def client(recorder: WireRecorder) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=recorder.url, timeout=SECONDS, trust_env=False) as client:
         yield client
-
-
-class Call:
-    """A call in a thread; ``result`` returns or raises what it did."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._results: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
-        self._function = function
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            self._results.put((self._function(), None))
-        except Exception as error:
-            self._results.put((None, error))
-
-    @property
-    def pending(self) -> bool:
-        return self._results.empty()
-
-    def result(self) -> Any:
-        value, error = self._results.get(timeout=SECONDS)
-        if error is not None:
-            raise error
-        return value
 
 
 def await_event(history: History, **fields: Any) -> dict[str, Any]:

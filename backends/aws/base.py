@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
-import sys
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from executor_conformance.backends.aws.faults import Way
+from executor_conformance.backends.emulation import Timers, Way, below, image_env, start_emulator
 from executor_conformance.harness.backend import Backend, Options, Site, Variant, installed
-from executor_conformance.harness.errors import BoundReached, HarnessError
-from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.supervisor import ManagedProcess
 
@@ -89,7 +85,7 @@ class AwsBackend(Backend):
         self._folder = self.site.folder / "aws"
         self._runs: tuple[float, list[dict[str, Any]]] = (0.0, [])
         self._ended: dict[str, float] = {}
-        self._timers: list[tuple[float, str]] = []
+        self._timers = Timers()
         self._last_call = 0
         self._refused_at = 0.0
 
@@ -162,30 +158,17 @@ class AwsBackend(Backend):
         }
 
     def _start_emulator(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        argv = [sys.executable, "-m", "executor_conformance.backends.aws.emulator"]
-        argv += ["--folder", str(self._folder), "--services", self.service, "--stop-timeout", str(STOP_TIMEOUT_S)]
-        env = {"PATH": os.environ.get("PATH", ""), "HOME": str(self._folder), "TMPDIR": str(self._folder)}
-        kept = ("PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
-        env |= {name: os.environ[name] for name in kept if name in os.environ}
-        self._emulator = self.site.supervisor.spawn("aws", argv, env, self.site.folder)
-        deadline = time.monotonic() + LIMITS.worker_start
-        while not (self._folder / "ready.json").exists():
-            if not self._emulator.alive:
-                raise HarnessError(f"The AWS emulator ended at its start: {self._emulator.log_tail(5)}")
-            if time.monotonic() > deadline:
-                raise BoundReached(f"The AWS emulator was not ready within {LIMITS.worker_start:g} s.")
-            time.sleep(0.02)
+        module = "executor_conformance.backends.aws.emulator"
+        more = ("--services", self.service, "--stop-timeout", str(STOP_TIMEOUT_S))
+        self._emulator = start_emulator(self.site, "AWS", module, self._folder, *more)
         from executor_conformance.backends.aws.emulator.client import EmulatorClient
 
         self._client = EmulatorClient.from_folder(self._folder)
 
     def start(self) -> None:
         """Give the worker's image its interpreter, its paths and the deployment's settings, but no secret."""
-        kept = ("PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
-        env = {name: os.environ[name] for name in kept if name in os.environ}
-        env |= {name: value for name, value in self.site.env.items() if not name.startswith(WITHHELD)}
-        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        settings = {name: value for name, value in self.site.env.items() if not name.startswith(WITHHELD)}
+        env = {**settings, **image_env()}
         self.client.set_images({self.resources["image"]: {"env": env}})
 
     def stand_alone(self) -> list[str]:
@@ -206,10 +189,7 @@ class AwsBackend(Backend):
         """All that runs below the guardian of the emulator's containers."""
         assert self._emulator is not None
         guardians = {pid for pid, process in processes.items() if process.ppid == self._emulator.pid}
-        found = set(guardians)
-        while more := {pid for pid, process in processes.items() if process.ppid in found} - found:
-            found |= more
-        return sorted(found - guardians)
+        return below(processes, guardians)
 
     def runs(self) -> list[dict[str, Any]]:
         """Runs as the emulator knows them, at most a tenth of a second old."""
@@ -240,9 +220,7 @@ class AwsBackend(Backend):
 
     def pending(self, callback: str) -> list[str]:
         """What the data plane will still do by itself, and the executor's own delays before its next attempt."""
-        now = time.monotonic()
-        self._timers = [(until, why) for until, why in self._timers if until > now]
-        found = [run["next"] for run in self.runs() if run["next"]] + [why for _, why in self._timers]
+        found = [run["next"] for run in self.runs() if run["next"]] + self._timers.pending()
         if any(event["state"] in ("success", "failed") for event in self.site.events_of(callback)):
             return found
         return found + self._retries(callback) + self.messages()
@@ -272,8 +250,7 @@ class AwsBackend(Backend):
         """See the ways of the class."""
         done = self.ways[point][way]
         self._runs = (0.0, [])
-        if done.retry_s:
-            self._timers.append((time.monotonic() + done.retry_s, f"a retry is due within {done.retry_s:g} s"))
+        self._timers.note(done)
         for rule in done.rules:
             self.client.add_fault(**rule)
         if done.act:
@@ -287,7 +264,7 @@ class AwsBackend(Backend):
     def heal(self) -> None:
         """Remove every rule."""
         self.client.clear_faults()
-        self._timers = []
+        self._timers.clear()
 
     def repair(self, thorough: bool) -> bool:
         """Stop every run; a new scheduler forgets what it waits for."""

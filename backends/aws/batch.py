@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from executor_conformance.backends.aws import faults
 from executor_conformance.backends.aws.base import AwsBackend, variants_of
-from executor_conformance.backends.aws.faults import Way
+from executor_conformance.backends.emulation import Way
 
 SECTION = "AIRFLOW__AWS_BATCH_EXECUTOR__"
 

@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Way:
-    """One way to a fault point.
-
-    :param text: what is done, for the history.
-    :param rules: rules of the emulator that come into force, each as keyword arguments of ``add_fault``.
-    :param act: what is done to the callback's run: a method of the emulator's client, with ``arguments``.
-    :param retry_s: for how long the subject may rightly wait before it tries again.
-    """
-
-    text: str
-    rules: tuple[dict[str, Any], ...] = ()
-    act: str = ""
-    arguments: dict[str, Any] = field(default_factory=dict)
-    retry_s: float = 0.0
+from executor_conformance.backends.emulation import Way
 
 
 def error(code: str, status: int = 400, message: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from executor_conformance.backends.aws import faults
 from executor_conformance.backends.aws.base import SEEN_S, AwsBackend, variants_of
-from executor_conformance.backends.aws.faults import Way
+from executor_conformance.backends.emulation import Way
 from executor_conformance.harness.backend import Site
 from executor_conformance.harness.processes import ProcessInfo
 

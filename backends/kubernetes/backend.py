@@ -7,8 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from executor_conformance.backends.emulation import Timers, Way
 from executor_conformance.backends.kubernetes.cluster import ExistingCluster
-from executor_conformance.backends.kubernetes.faults import FAULTS, Way
+from executor_conformance.backends.kubernetes.faults import FAULTS
 from executor_conformance.backends.kubernetes.kind import KindCluster
 from executor_conformance.backends.kubernetes.substrate import LAUNCH_TIMEOUT_S, EmulatedCluster, Substrate
 from executor_conformance.harness.backend import Backend, Options, Site, Variant, installed
@@ -50,7 +51,7 @@ class KubernetesBackend(Backend):
         self.faults = self.substrate.ways  # type: ignore[misc]
         self.on_this_host = self.substrate.on_this_host
         self._pods: tuple[float, list[dict[str, Any]]] = (0.0, [])
-        self._timers: list[tuple[float, str]] = []
+        self._timers = Timers()
 
     @classmethod
     def missing(cls, options: Options) -> str | None:
@@ -147,9 +148,7 @@ class KubernetesBackend(Backend):
 
     def pending(self, callback: str) -> list[str]:
         """What the kubelet will still do by itself, and retries that a fault has made the subject wait for."""
-        now = time.monotonic()
-        self._timers = [(until, why) for until, why in self._timers if until > now]
-        return [pod["next"] for pod in self.pods() if pod["next"]] + [why for _, why in self._timers]
+        return [pod["next"] for pod in self.pods() if pod["next"]] + self._timers.pending()
 
     # -- faults ---------------------------------------------------------------------------------------------
 
@@ -157,8 +156,7 @@ class KubernetesBackend(Backend):
         """See :data:`FAULTS`."""
         done: Way = FAULTS[point][way]
         self._pods = (0.0, [])
-        if done.retry_s:
-            self._timers.append((time.monotonic() + done.retry_s, f"a retry is due within {done.retry_s:g} s"))
+        self._timers.note(done)
         pod = self.pod_of(callback) if done.act else None
         if done.act and pod is None:
             raise HarnessError(f"There is no pod of the callback {callback} to be {way}.")
@@ -169,7 +167,7 @@ class KubernetesBackend(Backend):
     def heal(self) -> None:
         """Take back every fault."""
         self.substrate.heal()
-        self._timers = []
+        self._timers.clear()
 
     def repair(self, thorough: bool) -> bool:
         """Force out every pod; a new scheduler forgets what it waits for."""

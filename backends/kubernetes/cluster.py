@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+from executor_conformance.backends.emulation import Way
 from executor_conformance.backends.kubernetes import preflight, probe
-from executor_conformance.backends.kubernetes.faults import FAULTS, Way
+from executor_conformance.backends.kubernetes.faults import FAULTS
 from executor_conformance.backends.kubernetes.preflight import MANAGED, NAME, TIMEOUT, why_not
 from executor_conformance.backends.kubernetes.substrate import SECRET, Substrate, variables
 from executor_conformance.harness.backend import Options, Site

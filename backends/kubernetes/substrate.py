@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from executor_conformance.backends.kubernetes.faults import FAULTS, Way
+from executor_conformance.backends.emulation import Way, below, image_env, start_emulator
+from executor_conformance.backends.kubernetes.faults import FAULTS
 from executor_conformance.harness.backend import Options, Site, installed
-from executor_conformance.harness.errors import BoundReached, HarnessError
-from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.supervisor import ManagedProcess
 
@@ -157,36 +152,19 @@ class EmulatedCluster(Substrate):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         images = self.folder / "images.json"
-        images.write_text(json.dumps({self.image: {"env": self._image_env(), "entrypoint": []}}), "utf-8")
-        argv = [sys.executable, "-m", "executor_conformance.backends.kubernetes.emulator"]
-        argv += ["--folder", str(self.folder), "--images", str(images)]
-        env = {"PATH": os.environ.get("PATH", ""), "HOME": str(self.folder), "TMPDIR": str(self.folder)}
-        env |= {name: os.environ[name] for name in ("PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
-        self._emulator = self.site.supervisor.spawn("kubernetes", argv, env, self.site.folder)
-        deadline = time.monotonic() + LIMITS.worker_start
-        while not (self.folder / "ready.json").exists():
-            if not self._emulator.alive:
-                raise HarnessError(f"The Kubernetes emulator ended at its start: {self._emulator.log_tail(5)}")
-            if time.monotonic() > deadline:
-                raise BoundReached(f"The Kubernetes emulator was not ready within {LIMITS.worker_start:g} s.")
-            time.sleep(0.02)
+        images.write_text(json.dumps({self.image: {"env": image_env(), "entrypoint": []}}), "utf-8")
+        module = "executor_conformance.backends.kubernetes.emulator"
+        self._emulator = start_emulator(self.site, "Kubernetes", module, self.folder, "--images", str(images))
         from executor_conformance.backends.kubernetes.emulator.client import EmulatorClient
 
         self._client = EmulatorClient.from_folder(self.folder)
-
-    def _image_env(self) -> dict[str, str]:
-        """What the image of a worker has: its interpreter and its paths, none of the deployment's settings."""
-        kept = ("PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
-        env = {name: os.environ[name] for name in kept if name in os.environ}
-        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        return env
 
     def template(self) -> dict[str, Any]:
         """A deployment's settings reach its workers by it."""
         settings = {
             name: value
             for name, value in self.site.env.items()
-            if name not in self._image_env() and not name.startswith(SECRET)
+            if name not in image_env() and not name.startswith(SECRET)
         }
         container = {"name": "base", "image": self.image, "env": variables(settings)}
         return {
@@ -207,10 +185,7 @@ class EmulatedCluster(Substrate):
     def units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
         """The containers and all that they started; what lost its parent has become the kubelet's."""
         assert self._emulator is not None
-        found = {self._emulator.pid}
-        while more := {pid for pid, process in processes.items() if process.ppid in found} - found:
-            found |= more
-        return sorted(found - {self._emulator.pid})
+        return below(processes, [self._emulator.pid])
 
     def inject(self, way: Way, pod: dict[str, Any] | None) -> None:
         """By the rules of the emulator, and by what its client can do to a pod."""
