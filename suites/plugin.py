@@ -61,8 +61,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        config.addinivalue_line("markers", "xdist_group(name): as pytest-xdist has it, which is not installed here")
     config.addinivalue_line("markers", "conformance(*clauses, smoke=False): a case that decides these clauses")
     config.addinivalue_line("markers", "ways(point): run once for each way in which the environment injects it")
 
@@ -140,11 +138,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     subjects = [s for s in state.subjects if s.variant.runs(metafunc.function.__name__, smoke)]
     by_way = metafunc.definition.get_closest_marker("ways")
     if by_way is None:
-        parameters = [pytest.param(s, id=s.label, marks=pytest.mark.xdist_group(s.backend.name)) for s in subjects]
-        metafunc.parametrize("case", parameters, indirect=True)
+        metafunc.parametrize("case", [pytest.param(s, id=s.label) for s in subjects], indirect=True)
         return
     several = [
-        pytest.param(s, way, id=f"{s.label}-{way}", marks=pytest.mark.xdist_group(s.backend.name))
+        pytest.param(s, way, id=f"{s.label}-{way}")
         for s in subjects
         for way in s.backend.faults.get(by_way.args[0]) or ("none",)
     ]
@@ -345,12 +342,12 @@ def _conclude(item: pytest.Item, result: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One environment is served by one worker: cases are handed out by backend."""
-    if config.getoption("dist", "no") not in ("load", "loadgroup"):
+    """An environment is served by one worker: cases are handed out by backend."""
+    if config.getoption("dist", "no") not in ("load", "loadgroup") or STATE not in config.stash:
         return None
-    from xdist.scheduler import LoadGroupScheduling
+    from executor_conformance.suites.distribution import ByBackend
 
-    return LoadGroupScheduling(config, log)
+    return ByBackend(config, log, {subject.label: subject.backend.name for subject in state_of(config).subjects})
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -7,6 +7,7 @@ Run as ``python -m executor_conformance.harness.airflow_side.zygote SOCKET``.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -35,11 +36,28 @@ def _reap(signum: int, frame: FrameType | None) -> None:
             return
 
 
-def _preload() -> None:
-    """Import what every fork needs, so that each pays for it once."""
+WARM = (
+    "airflow.executors.executor_loader",
+    "airflow.jobs.scheduler_job_runner",
+    "airflow.models.deadline",
+    "airflow.sdk.serde",
+    "airflow.serialization.encoders",
+)
 
-    for role in ROLES.values():
-        importlib.import_module(role)
+
+def _preload() -> None:
+    """Do what every fork needs and what depends on no setting, so that each environment pays for it once.
+
+    Imports, the mappers that SQLAlchemy configures at a process's first query, and the metrics' registry.
+    """
+    for module in (*ROLES.values(), *WARM):
+        importlib.import_module(module)
+    from airflow._shared.observability.metrics import stats
+    from sqlalchemy.orm import configure_mappers
+
+    configure_mappers()
+    with contextlib.suppress(Exception):  # private, and only a matter of time
+        stats._get_registry()
     if subject := os.environ.get("EXECUTOR_CONFORMANCE_PRELOAD"):
         importlib.import_module(subject)
 
