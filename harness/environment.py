@@ -28,7 +28,7 @@ from executor_conformance.harness.errors import BoundReached, HarnessError, Sche
 from executor_conformance.harness.history import Clock, History
 from executor_conformance.harness.journal import Journal
 from executor_conformance.harness.limits import LIMITS
-from executor_conformance.harness.processes import ProcessInfo, ProcessWatcher
+from executor_conformance.harness.processes import ProcessInfo, ProcessWatcher, kill_frozen
 from executor_conformance.harness.rules import keyed_fingerprint
 from executor_conformance.harness.scheduler import SchedulerHandle, Zygote
 from executor_conformance.harness.supervisor import ManagedProcess, Supervisor
@@ -291,10 +291,9 @@ class Environment:
         """Kill the scheduler side and what it forked."""
         if not self.scheduler:
             return
-        self.scheduler.close()
         pid = self.scheduler.pid
-        tree = self.watcher.tree_of(pid)
-        self.watcher.kill(tree)
+        tree = kill_frozen(pid)  # while the channel is open: a scheduler that ends by itself leaves its workers behind
+        self.scheduler.close()
         deadline = time.monotonic() + LIMITS.stop_grace
         while time.monotonic() < deadline and any(p in self.watcher.snapshot() for p in tree):
             time.sleep(0.005)
