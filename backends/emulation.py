@@ -78,6 +78,13 @@ def start_emulator(site: Site, title: str, module: str, folder: Path, *more: str
     return process
 
 
+def emulator_lost(process: ManagedProcess | None) -> str:
+    """As :meth:`Backend.lost`, of the emulator's process."""
+    if process is None or process.alive:
+        return ""
+    return f"The environment's emulator has ended: {process.log_tail(1) or 'without a word'} (log: {process.log})."
+
+
 def inherited(*names: str) -> dict[str, str]:
     """Those of the variables that this process has."""
     return {name: os.environ[name] for name in names if name in os.environ}

@@ -224,6 +224,13 @@ class Backend(ABC):
     def heal(self) -> None:  # noqa: B027
         """Take back every fault that :meth:`inject` left in force."""
 
+    def lost(self) -> str:
+        """What of the environment's own parts (an emulator, a broker) has ended by itself, in a sentence; or empty.
+
+        Nothing that is seen without it is held against the executor.
+        """
+        return ""
+
     def repair(self, thorough: bool) -> bool:
         """Make the worker side whole again after a fault; True if the scheduler must be started anew.
 

@@ -103,12 +103,15 @@ def decide(history: History, clauses: Iterable[str], catalogue: Catalogue) -> li
     """Decide a case from its history, with what its ``end`` says of how the scenario went.
 
     A scenario that had no means to run decides nothing. One that broke is an error of the harness, unless the
-    history shows a clause broken all the same. A scheduler that died in it is always asked about.
+    history shows a clause broken all the same; one whose environment broke is an error whatever was seen, for
+    nothing of it can be held against an executor. A scheduler that died in it is always asked about.
     """
     ended = (history.of("end") or [{"trouble": "the case did not come to its end"}])[-1]
     asked = list(clauses)
     if reason := ended.get("not_applicable"):
         return [Decision(clause, Verdict.NOT_APPLICABLE, reason) for clause in asked]
+    if reason := ended.get("lost"):
+        return [Decision(clause, Verdict.ERROR, reason) for clause in asked]
     if reason := ended.get("unsupported"):
         return [Decision(clause, Verdict.UNSUPPORTED, reason) for clause in asked]
     if ended.get("scheduler_died") and "CRASH-5" not in asked:

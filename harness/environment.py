@@ -20,6 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import psutil
 from executor_conformance.harness.backend import Backend, Options, Site, Variant, local_worker_units
 from executor_conformance.harness.channel import Channel
 from executor_conformance.harness.database import make_database
@@ -39,10 +40,16 @@ PARALLELISM = 3
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nobody listens on, below those that the kernel gives to whoever asks for any port.
+
+    A server binds it seconds later: until then it must neither become another server's nor a client's.
+    """
+    for _ in range(100):
+        port = 20000 + secrets.randbelow(12000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise HarnessError("No port between 20000 and 32000 is free on the loopback interface.")
 
 
 def bytecode_cache() -> str:
@@ -100,8 +107,7 @@ class Environment:
     @property
     def whole(self) -> bool:
         """Whether everything that the next case needs is still alive."""
-        parts = self._whole and self.scheduler is not None and self.zygote is not None
-        return bool(parts and self.api_server.alive and self.zygote and self.zygote.process.alive)
+        return self._whole and self.scheduler is not None and not self.lost()
 
     @whole.setter
     def whole(self, value: bool) -> None:
@@ -239,7 +245,8 @@ class Environment:
         while True:
             try:
                 urllib.request.urlopen(f"{self.server_url}/execution/health", timeout=5).close()
-                return
+                if self._listens():
+                    return
             except OSError:
                 pass  # not listening yet
             if not self.api_server.alive:
@@ -252,6 +259,23 @@ class Environment:
             if time.monotonic() > deadline:
                 raise BoundReached(f"The API server was not ready within {LIMITS.api_server_start:g} s.")
             time.sleep(0.05)
+
+    def _listens(self) -> bool:
+        """Whether it is our API server that has the port, and not that of another run."""
+        port = int(self.server_url.rpartition(":")[2])
+        try:
+            sockets = psutil.Process(self.api_server.pid).net_connections("tcp")
+        except psutil.Error:
+            return False
+        return any(found.status == psutil.CONN_LISTEN and found.laddr.port == port for found in sockets)
+
+    def lost(self) -> str:
+        """What of the environment itself has ended by itself, in a sentence; empty if all is there."""
+        if not self.api_server.alive:
+            return f"The environment's API server has ended; see {self.api_server.log}."
+        if self.zygote is None or not self.zygote.process.alive:
+            return "The environment's process that forks schedulers has ended."
+        return self.backend.lost()
 
     def _detect_edition(self) -> str:
         """Ask the running server which claim it has; a version number would not tell."""

@@ -253,6 +253,7 @@ class Recorder:
             not_applicable=run.not_applicable,
             unsupported=run.unsupported,
             scheduler_died=run.scheduler_died,
+            lost=env.lost(),
         )
         result = self._decide(run, round(time.monotonic() - run.began, 3))
         try:

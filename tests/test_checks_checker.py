@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from executor_conformance.harness import checker
 from executor_conformance.harness.catalogue import load_catalogue
-from executor_conformance.harness.checker import Broken, Unproven, Unsupported, check
+from executor_conformance.harness.checker import Broken, Unproven, Unsupported, check, decide
 from executor_conformance.harness.errors import HarnessError, UsageError
 from executor_conformance.harness.history import Clock, History, read_history
 from executor_conformance.harness.verdicts import Decision, Verdict
@@ -189,3 +189,13 @@ def test_a_file_that_cannot_be_read_is_refused(content: bytes | None, tmp_path: 
         path.write_bytes(content)
     with pytest.raises(UsageError, match="cannot be read"):
         read_history(path)
+
+
+def test_what_was_seen_in_a_broken_environment_accuses_nobody() -> None:
+    seen = history().callback().succeeded().row("c1", "failed").add("end", trouble="", lost="The API server has ended.")
+    decisions = decide(seen.stored(), ["RUN-3", "CRASH-4"], CATALOGUE)
+    assert {(d.clause, d.verdict, d.reason) for d in decisions} == {
+        ("RUN-3", Verdict.ERROR, "The API server has ended."),
+        ("CRASH-4", Verdict.ERROR, "The API server has ended."),
+    }
+    assert Verdict.FAIL in {d.verdict for d in check(seen.stored(), ["CRASH-4"], CATALOGUE)}

@@ -14,9 +14,12 @@ import pytest
 from executor_conformance.backends.local import LocalBackend
 from executor_conformance.harness.backend import Options
 from executor_conformance.harness.case import Case
+from executor_conformance.harness.catalogue import load_catalogue
+from executor_conformance.harness.expectations import Expectations
 from executor_conformance.harness.history import Clock
 from executor_conformance.harness.processes import RUN_VARIABLE
-from executor_conformance.harness.session import EnvironmentPool, Subject
+from executor_conformance.harness.session import CaseSpec, EnvironmentPool, Recorder, Subject
+from executor_conformance.harness.verdicts import Verdict
 
 SUBJECT = Subject("local", LocalBackend, LocalBackend.variants[0], Options())
 
@@ -50,11 +53,20 @@ def pool(tmp_path: Path) -> Iterator[EnvironmentPool]:
     pool.close()
 
 
-def test_environment_that_lost_its_api_server_is_made_anew(pool: EnvironmentPool, tmp_path: Path) -> None:
+def test_environment_that_lost_its_api_server_accuses_nobody_and_is_made_anew(
+    pool: EnvironmentPool, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     first = pool.acquire(SUBJECT)
     assert pool.acquire(SUBJECT) is first
+    recorder = Recorder(load_catalogue(), Expectations(), tmp_path_factory.mktemp("report"))
+    run = recorder.begin(CaseSpec("run.success", ("RUN-1", "RUN-6"), "core", "pytest"), SUBJECT, first)
     first.api_server.kill_tree()
     until(lambda: not first.api_server.alive, 5, "the end of the API server")
+    run.case.submit("succeed", expect="success")  # fails, for nobody answers the worker
+    run.case.settle()
+    result = recorder.finish(run)
+    assert {found["verdict"] for found in result.clauses.values()} == {Verdict.ERROR}
+    assert "API server has ended" in result.reason
     second = pool.acquire(SUBJECT)
     assert second is not first
     case = Case(second)

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from executor_conformance.backends.emulation import Timers, Way, below, image_env, start_emulator
+from executor_conformance.backends.emulation import Timers, Way, below, emulator_lost, image_env, start_emulator
 from executor_conformance.harness.backend import Backend, Options, Site, Variant, installed
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.processes import ProcessInfo
@@ -265,6 +265,10 @@ class AwsBackend(Backend):
         """Remove every rule."""
         self.client.clear_faults()
         self._timers.clear()
+
+    def lost(self) -> str:
+        """The emulator, if it has ended."""
+        return emulator_lost(self._emulator)
 
     def repair(self, thorough: bool) -> bool:
         """Stop every run; a new scheduler forgets what it waits for."""

@@ -186,6 +186,10 @@ class CeleryBackend(Backend):
         self.wait_ready()
         return killed
 
+    def lost(self) -> str:
+        """The broker, if it is a server of our own that has ended."""
+        return self.broker.lost()
+
     def repair(self, thorough: bool) -> bool:
         """A new worker if the old one is gone or suspect; a new scheduler forgets what it waits for."""
         if thorough or not self.nodes():

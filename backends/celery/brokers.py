@@ -18,7 +18,7 @@ from executor_conformance.harness.errors import EnvironmentUnavailable, HarnessE
 from executor_conformance.harness.limits import LIMITS
 
 if TYPE_CHECKING:
-    from executor_conformance.harness.supervisor import Supervisor
+    from executor_conformance.harness.supervisor import ManagedProcess, Supervisor
 
 VISIBILITY_TIMEOUT_S = 20
 """Longer than a callback may run here; after it a broker that knows it delivers an unacknowledged message again."""
@@ -38,6 +38,10 @@ class Broker(ABC):
     def options(self) -> dict[str, str]:
         """``[celery_broker_transport_options]``."""
         return {}
+
+    def lost(self) -> str:
+        """Whether it was started here and has ended, in a sentence; empty if not."""
+        return ""
 
     def stop(self) -> None:  # noqa: B027
         """Release what is not a process of the supervisor."""
@@ -139,6 +143,7 @@ class LocalServer(Broker):
 
     def __init__(self, scheme: str, folder: Path, supervisor: Supervisor, env: dict[str, str]) -> None:
         self.scheme, self.folder, self.supervisor, self.env = scheme, folder, supervisor, env
+        self._process: ManagedProcess | None = None
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0" if scheme == "redis" else f"amqp://127.0.0.1:{self.port}//"
         self.label = f"{BINARIES[scheme]} of this machine"
@@ -172,9 +177,10 @@ class LocalServer(Broker):
                 "RABBITMQ_LOG_BASE": str(self.folder / "log"),
                 "RABBITMQ_PID_FILE": str(self.folder / "pid"),
                 "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
+                "ERL_EPMD_PORT": str(free_port()),  # an epmd of our own, which ends with us
                 "HOME": str(self.folder),
             }
-        process = self.supervisor.spawn(BINARIES[self.scheme], argv, env, self.folder)
+        self._process = process = self.supervisor.spawn(BINARIES[self.scheme], argv, env, self.folder)
         deadline = time.monotonic() + LIMITS.worker_start
         while True:
             try:
@@ -188,6 +194,12 @@ class LocalServer(Broker):
                         f"{BINARIES[self.scheme]} does not listen after {LIMITS.worker_start:g} s."
                     ) from None
                 time.sleep(0.05)
+
+    def lost(self) -> str:
+        """The server's process, if it has ended."""
+        if self._process is None or self._process.alive:
+            return ""
+        return f"{BINARIES[self.scheme]} has ended: {self._process.log_tail(1)} (log: {self._process.log})."
 
     def options(self) -> dict[str, str]:
         """As for a broker given by address."""
@@ -246,7 +258,9 @@ def _default_port(scheme: str) -> int:
 def find_binary(scheme: str) -> str | None:
     """The server's binary on this machine."""
     name = BINARIES[scheme]
-    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/usr/lib/rabbitmq/bin")
+    # Debian's /usr/sbin/rabbitmq-server is a wrapper that changes to a user of its own, whom our folder shuts out
+    unwrapped = shutil.which(name, path="/usr/lib/rabbitmq/bin")
+    return unwrapped or shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
 
 
 def has_docker() -> bool:

@@ -169,6 +169,10 @@ class KubernetesBackend(Backend):
         self.substrate.heal()
         self._timers.clear()
 
+    def lost(self) -> str:
+        """What of the cluster has ended, if it is an emulated one."""
+        return self.substrate.lost()
+
     def repair(self, thorough: bool) -> bool:
         """Force out every pod; a new scheduler forgets what it waits for."""
         self.substrate.clear()

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from executor_conformance.backends.emulation import Way, below, image_env, start_emulator
+from executor_conformance.backends.emulation import Way, below, emulator_lost, image_env, start_emulator
 from executor_conformance.backends.kubernetes.faults import FAULTS
 from executor_conformance.harness.backend import Options, Site, installed
 from executor_conformance.harness.processes import ProcessInfo
@@ -62,6 +62,10 @@ class Substrate(ABC):
     @abstractmethod
     def start(self) -> None:
         """Make the cluster and the namespace ready to be used."""
+
+    def lost(self) -> str:
+        """As :meth:`Backend.lost`."""
+        return ""
 
     @abstractmethod
     def template(self) -> dict[str, Any]:
@@ -181,6 +185,10 @@ class EmulatedCluster(Substrate):
     def nodes(self) -> list[ManagedProcess]:
         """The emulator, which is the kubelet too."""
         return [self._emulator] if self._emulator and self._emulator.alive else []
+
+    def lost(self) -> str:
+        """The emulator, if it has ended."""
+        return emulator_lost(self._emulator)
 
     def units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
         """The containers and all that they started; what lost its parent has become the kubelet's."""
