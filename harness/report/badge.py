@@ -65,8 +65,10 @@ def _state(report: Report) -> tuple[str, str]:
     verdicts = [Verdict(result["verdict"]) for case in report.cases for result in case.clauses.values()]
     verdicts += [case.verdict for case in report.cases if case.verdict not in verdicts]
     passes = verdicts.count(Verdict.PASS)
-    if outcome.distrusted or not outcome.decided:
-        return "nothing decided" if not outcome.decided else "control group did not pass", "lightgrey"
+    if outcome.distrusted:
+        return "control group did not pass", "lightgrey"
+    if not outcome.decided:
+        return "nothing decided", "lightgrey"
     if Verdict.FAIL in verdicts:
         return f"{verdicts.count(Verdict.FAIL)} failing, {passes} passing", "red"
     if Verdict.ERROR in verdicts:

@@ -76,7 +76,7 @@ def _changes(kind: Kind, changes: Sequence[Change], before: Report, after: Repor
             number = plural(len({change.place.case for change in group}), "case")
             yield _item(f"{subject}: the subject with {number}, {verdicts}")
         elif (subject, case) in cases:
-            yield _item(f"{subject} {case}  {', '.join(_clauses(group))}: {verdicts}")
+            yield _item(f"{subject} {case} {', '.join(_clauses(group))}: {verdicts}")
         else:
             yield _item(f"{subject} {case}: the case, {verdicts}")
 
@@ -90,7 +90,7 @@ def _changed(changes: Sequence[Change]) -> Iterator[RenderableType]:
         key = (change.place.subject, change.place.case, change.before.verdict, change.after.verdict)
         groups.setdefault(key, []).append(change)
     for (subject, case, old, new), group in groups.items():
-        where = f"{subject} {case}  {', '.join(_clauses(group))}".rstrip()
+        where = f"{subject} {case} {', '.join(_clauses(group))}".rstrip()
         yield _item(f"{SYMBOLS[new]} {where}: {old} → {new}", STYLES[new])
         if new in BROKEN_VERDICTS or new is Verdict.FINDING:
             reasons = dict.fromkeys(one_line(change.after.reason) for change in group if change.after)
@@ -136,7 +136,7 @@ def _series(several: Sequence[Series]) -> Iterator[RenderableType]:
         clauses = groups.setdefault((series.place.subject, series.place.case, series.verdicts), [])
         clauses += [series.place.clause] if series.place.clause else []
     for (subject, case, verdicts), clauses in groups.items():
-        where = f"{subject} {case}  {', '.join(clauses)}".rstrip()
+        where = f"{subject} {case} {', '.join(clauses)}".rstrip()
         yield _item(f"{where}: {', '.join(verdict or _ABSENT for verdict in verdicts)}")
 
 
