@@ -6,6 +6,8 @@ import datetime
 from pathlib import Path
 
 import pytest
+from executor_conformance.harness.catalogue import load_catalogue
+from executor_conformance.harness.expectations import load_expectations
 from executor_conformance.harness.report.gate import Outcome, judge
 from executor_conformance.harness.report.model import CaseResult, Report, SubjectInfo
 from executor_conformance.harness.report.store import load_report
@@ -183,9 +185,6 @@ def test_a_finding_has_to_be_listed_in_the_given_file(tmp_path: Path) -> None:
 
 
 def test_the_reason_of_a_listed_failure_is_said_once(tmp_path: Path) -> None:
-    from executor_conformance.harness.catalogue import load_catalogue
-    from executor_conformance.harness.expectations import load_expectations
-
     file = load_expectations(expectations(tmp_path / "e.toml", "RUN-1"), load_catalogue(), datetime.date(2026, 1, 1))
     first = judge(whole(case("a", RUN_1=F)), expectations=file).report
     assert first.cases[1].verdict is K
@@ -234,16 +233,43 @@ def test_a_subject_that_was_decided_and_is_gone_closes_it() -> None:
     ]
 
 
-def test_a_clause_that_left_its_case_closes_it() -> None:
-    baseline, now = whole(case("a", RUN_1=P, RUN_2=P)), whole(case("a", RUN_1=P), case("b", RUN_2=P))
-    assert reasons(judge(now, baseline)) == ["local RUN-2 was decided in the baseline and is gone from a."]
+def test_a_clause_that_no_case_has_any_more_closes_it() -> None:
+    baseline = whole(case("a", RUN_1=P, RUN_2=P), case("b", RUN_1=P, RUN_2=N))
+    outcome = judge(whole(case("a", RUN_1=P), case("b", RUN_1=P)), baseline)
+    assert reasons(outcome) == ["local RUN-2 was decided in the baseline and is gone from a."]
+
+
+def test_a_clause_that_only_one_case_has_lost_is_said() -> None:
+    # an invariant that a history says nothing about is left out of its case
+    baseline = whole(case("a", RUN_1=P, TOKEN_5=P), case("b", RUN_1=P, TOKEN_5=P))
+    outcome = judge(whole(case("a", RUN_1=P), case("b", RUN_1=P, TOKEN_5=P)), baseline)
+    assert outcome.open
+    assert outcome.notes == ("1 decision that passed in the baseline, now 'not decided': local TOKEN-5 in a.",)
+
+
+def test_a_clause_that_the_edition_does_not_have_is_not_lost() -> None:
+    catalogue = load_catalogue()
+    edition, clause = next(
+        (edition.id, clause.id.replace("-", "_"))
+        for edition in catalogue.editions
+        for clause in catalogue.clauses
+        if clause.applies_to(edition.id)
+    )
+    baseline = whole(case("a", RUN_1=P, **{clause: P}))
+    assert judge(whole(case("a", RUN_1=P), edition=edition), baseline).open
+    assert not judge(whole(case("a", RUN_1=P), edition="unheard of"), baseline).open
+
+
+def test_a_case_that_broke_is_told_of_once() -> None:
+    baseline, now = whole(case("a", RUN_1=P, CRASH_3=P)), whole(case("a", RUN_1=E), case("b", RUN_1=P))
+    assert reasons(judge(now, baseline)) == ["local RUN-1 ERROR in a: RUN_1 was error."]
 
 
 def test_another_contract_is_said_and_closes_it_only_if_clauses_vanished() -> None:
     baseline = whole(case("a", RUN_1=P, RUN_2=P), contract_version="2026.10")
     outcome = judge(whole(case("a", RUN_1=P), case("b", RUN_2=P)), baseline)
     assert outcome.open
-    assert outcome.notes == ("The baseline has another contract: 2026.10, now 2026.11.",)
+    assert outcome.notes[0] == "The baseline has another contract: 2026.10, now 2026.11."
     outcome = judge(whole(case("a", RUN_1=P)), baseline)
     assert reasons(outcome) == ["local RUN-2 was decided in the baseline and is gone from a."]
 

@@ -93,8 +93,16 @@ def test_of_two_results_that_agree_the_one_with_more_clauses_is_kept() -> None:
     for parts in ((small, large), (large, small)):
         [kept] = merged(*parts).cases
         assert kept.clauses == large.cases[0].clauses
-    with pytest.raises(UsageError, match="with other clauses; run it again"):
-        merged(large, made(case("a", RUN_1=P, RUN_3=P)))
+    # an invariant that a history says nothing about is left out
+    assert merged(large, made(case("a", RUN_1=P, TOKEN_5=P))).cases[0].clauses == large.cases[0].clauses
+
+
+def test_a_case_that_broke_contradicts_one_that_did_not() -> None:
+    broke = case("a")
+    broke.verdict = E
+    with pytest.raises(UsageError, match="its verdict is 'pass' in part-0 and 'error' in part-1; run it again"):
+        merged(made(case("a", RUN_1=P)), made(broke))
+    assert merged(made(broke), made(broke)).cases[0].verdict is E
 
 
 def test_a_subject_that_could_not_run_in_one_part_was_run_in_another() -> None:

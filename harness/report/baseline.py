@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from executor_conformance.harness.catalogue import load_catalogue
 from executor_conformance.harness.report.compare import Cases, Found, cases_of, found_at, places_of, run_differences
 from executor_conformance.harness.report.model import Report
 from executor_conformance.harness.report.wording import few, plural
@@ -27,8 +28,7 @@ def against_baseline(report: Report, baseline: Report) -> tuple[list[tuple[str, 
         for difference in differences
         if difference.what in _TOLD
     ]
-    same_contract = report.run.contract_version == baseline.run.contract_version
-    lost = [*_lost_cases(report, now, before), *_lost_clauses(now, before, same_contract)]
+    lost = [*_lost_cases(report, now, before), *_lost_clauses(now, before, report.run.edition)]
     return lost, [*notes, *_weaker(report, baseline)]
 
 
@@ -53,32 +53,46 @@ def _lost_cases(report: Report, now: Cases, before: Cases) -> Iterator[tuple[str
             yield subject, f"{subject} had {plural(len(cases), 'decided case')} in the baseline and is gone{why}"
 
 
-def _lost_clauses(now: Cases, before: Cases, same_contract: bool) -> Iterator[tuple[str, str]]:
-    """Clauses of cases that are still there; another contract may move a clause to other cases, but not drop it."""
+def _lost_clauses(now: Cases, before: Cases, edition: str) -> Iterator[tuple[str, str]]:
+    """Clauses that no case of a subject has any more, though a case is there that had it.
+
+    That one case alone has lost a clause shows nothing: an invariant that a history says nothing about is left out.
+    """
     left = {(subject, clause) for (subject, _), clauses in now.items() for clause in clauses}
     lost: dict[tuple[str, str], list[str]] = {}
     for (subject, case), clauses in before.items():
+        here = now.get((subject, case), {})
         # a case that is gone is told of as such, and one that broke has a reason of its own
-        if (subject, case) not in now or set(now[subject, case]) == {""}:
+        if not here or any(found.verdict is Verdict.ERROR for found in here.values()):
             continue
         for clause, found in clauses.items():
-            moved = not same_contract and (subject, clause) in left
-            if clause and found.verdict in DECIDED and clause not in now[subject, case] and not moved:
+            if clause and found.verdict in DECIDED and (subject, clause) not in left and _applies(clause, edition):
                 lost.setdefault((subject, clause), []).append(case)
     for (subject, clause), cases in lost.items():
         yield subject, f"{subject} {clause} was decided in the baseline and is gone from {few(cases)}."
 
 
+def _applies(clause: str, edition: str) -> bool:
+    """Whether a clause, which the contract may no longer have, is one of the edition."""
+    catalogue = load_catalogue()
+    if edition not in {each.id for each in catalogue.editions}:
+        return True
+    return not any(each.id == clause and each.applies_to(edition) for each in catalogue.clauses)
+
+
 def _weaker(report: Report, baseline: Report) -> Iterator[str]:
     """What passed in the baseline and does not pass now, though nothing of it is a failure of the subject."""
     now = cases_of(report)
-    groups: dict[Verdict, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for place, before in places_of(baseline).items():
-        after = found_at(now, place)
-        if before.verdict is not Verdict.PASS or after is None:
+        if before.verdict is not Verdict.PASS or (place.subject, place.case) not in now:
             continue
-        if after.verdict in _WORSE or after.verdict not in (DECIDED | {Verdict.ERROR}):
-            groups.setdefault(after.verdict, []).append(f"{place.subject} {place.clause} in {place.case}")
-    for verdict, places in groups.items():
+        after = found_at(now, place)
+        verdict = after.verdict if after else Verdict.NOT_APPLICABLE
+        if verdict in _WORSE or verdict not in (DECIDED | {Verdict.ERROR}):
+            groups.setdefault(verdict if after else "not decided", []).append(
+                f"{place.subject} {place.clause} in {place.case}"
+            )
+    for state, places in groups.items():
         number = plural(len(places), "decision that passed", "decisions that passed")
-        yield f"{number} in the baseline, now '{verdict}': {few(places)}."
+        yield f"{number} in the baseline, now '{state}': {few(places)}."
