@@ -1,4 +1,4 @@
-"""The command ``executor-conformance``: run the suite, look at what can run, at the contract, at a history."""
+"""The command ``executor-conformance``: run the suite, look at what can run, at the contract, a history, reports."""
 
 from __future__ import annotations
 
