@@ -1,4 +1,4 @@
-"""The command ``executor-conformance``: run the suite, look at what can run, at the contract, at a history."""
+"""The command ``executor-conformance``: run the suite, look at what can run, at the contract, a history, reports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import inspect
 import json
 import platform
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -23,11 +22,12 @@ import click
 import pytest
 from executor_conformance.harness.catalogue import LEVELS, Catalogue, Edition, FaultPoint, Group, load_catalogue
 from executor_conformance.harness.errors import ConformanceError, EnvironmentUnavailable, UsageError
+from executor_conformance.harness.report.terminal import stdout_console
 from executor_conformance.harness.report.wording import SYMBOLS
 from executor_conformance.harness.verdicts import DECIDED, Decision, Verdict
 from executor_conformance.suites.cases import SuiteCase, suite_cases
+from executor_conformance.suites.gate_cli import badge, diff, gate, merge
 from executor_conformance.suites.up import up
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -167,7 +167,7 @@ def doctor(ctx: click.Context) -> None:
     facts = Table(show_header=False, box=None, pad_edge=False)
     for name, value in _machine().items():
         facts.add_row(name, Text(value))
-    _console().print(table, Text(), facts, sep="\n")
+    stdout_console().print(table, Text(), facts, sep="\n")
     ctx.exit(0 if any(missing is None for missing in environments.values()) else 3)
 
 
@@ -238,7 +238,7 @@ def list_cases(backend: str | None, level: str, as_json: bool) -> None:
     table = Table("case", "level", "clauses", "subjects" if backend else "", box=None, pad_edge=False)
     for case, labels in cases.items():
         table.add_row(*map(Text, (case.id, case.level, ", ".join(case.clauses), ", ".join(labels))))
-    _console().print(table)
+    stdout_console().print(table)
     click.echo(f"{len(cases)} cases")
 
 
@@ -254,7 +254,7 @@ def explain(identifier: str) -> None:
         groups = ", ".join(group.id for group in catalogue.groups)
         hint = f"did you mean {', '.join(near)}?" if near else f"its groups are {groups}."
         raise UsageError(f"The contract has no clause, group, fault point or edition '{identifier}'; {hint}")
-    console = _console()
+    console = stdout_console()
     for line in _explained(items[identifier.casefold()], catalogue):
         console.print(Text(line))
 
@@ -334,10 +334,5 @@ def decide_again(path: Path, catalogue: Catalogue) -> tuple[dict[str, Any], list
     return header, decisions
 
 
-def _console() -> Console:
-    """Where tables go; wide enough to be read by machines where it is no terminal."""
-    width = None if sys.stdout.isatty() else 160
-    return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
-
-
-main.add_command(up)
+for command in (up, diff, gate, merge, badge):
+    main.add_command(command)

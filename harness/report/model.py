@@ -150,6 +150,11 @@ class Report:
         )
         return {**content, "digest": digest(content)}
 
+    @property
+    def seal(self) -> str:
+        """The digest that ``report.json`` has, in hexadecimal."""
+        return str(self.to_dict()["digest"])
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Report:
         """The report that :meth:`to_dict` gave; the caller has validated it."""

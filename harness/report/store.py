@@ -44,7 +44,7 @@ def write_report(report: Report, folder: Path) -> Path:
 def load_report(path: Path) -> Report:
     """Read ``report.json``, or the one in a folder.
 
-    :raises UsageError: it is missing, truncated, foreign, of another version, or was edited.
+    :raises UsageError: it is missing, truncated, foreign, of another version, was edited, or contradicts itself.
     """
     if path.is_dir():
         path = path / REPORT_NAME
@@ -65,7 +65,11 @@ def load_report(path: Path) -> Report:
         raise UsageError(f"The report {path} is not valid at {problem}; it is not of this tool or was edited.")
     if content["digest"] != digest(content):
         raise UsageError(f"The report {path} was edited: its digest does not fit its content; run it again.")
-    return Report.from_dict(content)
+    report = Report.from_dict(content)
+    # so that the digest of what was loaded is the one in the file
+    if report.to_dict()["digest"] != content["digest"]:
+        raise UsageError(f"The report {path} contradicts itself: its summary does not fit its cases; run it again.")
+    return report
 
 
 @functools.lru_cache(maxsize=1)

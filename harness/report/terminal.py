@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,12 @@ STYLES = {
     Verdict.NOT_APPLICABLE: "dim",
 }
 _SQUARE_WIDTH = 15
+
+
+def stdout_console() -> Console:
+    """Where tables go; wide enough to be read by machines where it is no terminal."""
+    width = None if sys.stdout.isatty() else 160
+    return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
 
 
 def render_matrix(report: Report, width: int, *, color: bool = False, path: Path | None = None) -> str:

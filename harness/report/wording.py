@@ -56,3 +56,20 @@ def evidence_lines(evidence: Iterable[str], limit: int) -> list[str]:
     if len(lines) <= limit:
         return lines
     return [*lines[: limit - 1], f"… and {len(lines) - limit + 1} more lines in the history"]
+
+
+def one_line(text: str) -> str:
+    """Text of a report on one line, without anything that a terminal would obey."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(text.split()))
+
+
+def plural(number: int, one: str, many: str = "") -> str:
+    """``1 case``, ``2 cases``; ``many`` is for words that need more than an s."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def few(names: Iterable[str], limit: int = 3) -> str:
+    """At most ``limit`` names, then how many more."""
+    listed = list(dict.fromkeys(names))
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
