@@ -26,6 +26,7 @@ from executor_conformance.harness.errors import ConformanceError, EnvironmentUna
 from executor_conformance.harness.report.wording import SYMBOLS
 from executor_conformance.harness.verdicts import DECIDED, Decision, Verdict
 from executor_conformance.suites.cases import SuiteCase, suite_cases
+from executor_conformance.suites.page import html
 from executor_conformance.suites.up import up
 from rich.console import Console
 from rich.table import Table
@@ -340,4 +341,5 @@ def _console() -> Console:
     return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
 
 
+main.add_command(html)
 main.add_command(up)
