@@ -20,10 +20,10 @@ from executor_conformance.harness.report.lanes import Story, tell
 from executor_conformance.harness.report.lenient import read_events
 from executor_conformance.harness.report.model import CaseResult, ClauseResult, Report, count, group_of, matrix
 from executor_conformance.harness.report.timeline import Drawing, draw
-from executor_conformance.harness.report.visible import clip, one_line, visible
+from executor_conformance.harness.report.visible import brief, clip, one_line, visible
 from executor_conformance.harness.report.wording import SYMBOLS, cell_text, clause_text
 from executor_conformance.harness.verdicts import SEVERITY, Verdict, worst
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 MAX_BYTES = 3_000_000
 """The size that a page of up to 200 cases keeps to, by showing less of each; more cases may take more."""
@@ -77,8 +77,10 @@ def render_html(report: Report, folder: Path, *, linked: bool = True) -> str:
 def _prepared(number: int, case: CaseResult, folder: Path, linked: bool) -> Shown:
     events, trouble = read_events(folder, case.history)
     story = tell(events)
+    if story and sum(len(lane.items) for lane in [*story.lanes, story.faults]) < 3:
+        story = None
     if story is None and not trouble:
-        trouble = f"The history {case.history} has nothing that could be drawn."
+        trouble = f"The history {case.history} has nothing to draw a time line of."
     link = urllib.parse.quote(case.history) if linked and events else ""
     return Shown(number, case, [], story, trouble, link=link)
 
@@ -220,6 +222,11 @@ def _shown_text(value: Any) -> Any:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
+def _prose(text: str) -> Markup:
+    """A sentence of the contract or of a check, with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(visible(text)))))
+
+
 def _slug(verdict: Verdict | None) -> str:
     return verdict.value.replace(" ", "-") if verdict else "none"
 
@@ -239,8 +246,8 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(slug=_slug, clause_verdicts=_clause_verdicts, clip=clip, one_line=one_line)
-    environment.filters["square"] = cell_text
+    environment.filters.update(clip=clip, one_line=one_line, prose=_prose, brief=brief)
+    environment.filters.update(slug=_slug, clause_verdicts=_clause_verdicts, square=cell_text)
     environment.globals["symbols"] = SYMBOLS
     return environment.from_string(_resource("report.html.j2"))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from executor_conformance.harness.history import Event
-from executor_conformance.harness.report.visible import one_line
+from executor_conformance.harness.report.visible import brief, one_line
 from executor_conformance.harness.view import TERMINAL
 
 TITLE = 220
@@ -112,7 +112,8 @@ class _Teller:
                 self.names[each] = role if len(ids) == 1 else f"{role} {number}"
 
     def _who(self, identifier: Any) -> str:
-        return self.names.get(str(identifier), f"…{str(identifier)[-6:]}")
+        text = str(identifier)
+        return self.names.get(text) or (f"…{text[-6:]}" if "-" in text else brief(text, 24))
 
     def _of(self, identifier: Any) -> str:
         """Whose it is, where that is not plain: the subject's own marks need no name."""
@@ -125,7 +126,7 @@ class _Teller:
         self, lane: str, event: Event, label: str, text: str, look: str, rank: int, end: float | None = None
     ) -> None:
         ambient = event["kind"] in _QUIET or event.get("api") == "edge"
-        item = Item(float(event["t"]), end, one_line(label, 48), self._title(event, text, end), look, rank, ambient)
+        item = Item(float(event["t"]), end, brief(label, 44), self._title(event, text, end), look, rank, ambient)
         (self.faults if lane == "fault" else self.lanes[lane]).items.append(item)
 
     @staticmethod
@@ -194,7 +195,7 @@ class _Teller:
         status = f", status {status}" if status is not None else ""
         text = f"process {event['pid']} (parent {event.get('ppid')}) {begin}, {finish}{status}: {event.get('title')}"
         killed = bool(gone) and isinstance((gone or {}).get("status"), int) and (gone or {})["status"] < 0
-        label = one_line(str(event.get("title") or ""), 40)
+        label = brief(str(event.get("title") or ""), 36)
         look = "killed" if killed else "process"
         self._add(WORKER, {**event, "t": first}, f"{event['pid']} {label}", text, look, 2, float(last))
 
@@ -207,7 +208,7 @@ class _Teller:
         else:
             text = f"wire: {event.get('action')} {event.get('method')} {event.get('path')}"
             poll = event.get("api") == "edge"
-            self._add(API, event, str(event.get("action")), text, "fault", 4 if poll else 1)
+            self._add(API, event, f"wire: {event.get('action')}", text, "fault", 4 if poll else 1)
             if event.get("action") == "client-gone" and key in self.asked:
                 self._answered(self.asked.pop(key), {"t": event["t"], "status": "no answer, the client was gone"})
 

@@ -27,6 +27,8 @@ GAP = 6
 AXIS = 26
 LETTER = 6.2
 """Width of a letter at 11 px, rather more than less."""
+BOLD = 7.0
+"""The same for what is bold."""
 DOT = 4.0
 BREAK = 64.0
 """Width of a stretch in which nothing happened, however long it was."""
@@ -56,7 +58,10 @@ class Scale:
 
 @dataclass
 class Mark:
-    """A dot (``width`` 0) or a bar at ``x``, in row ``y``; ``label`` is empty where there was no room."""
+    """A dot (``width`` 0) or a bar at ``x``, in row ``y``; ``label`` is empty where there was no room.
+
+    ``side`` tells where its label is: ``in`` the bar, ``right`` of it (from ``label_x`` on), or ``left`` (up to it).
+    """
 
     x: float
     y: float
@@ -65,7 +70,7 @@ class Mark:
     titles: list[str]
     label: str = ""
     label_x: float = 0.0
-    inside: bool = False
+    side: str = ""
     joined: int = 0
 
     @property
@@ -215,7 +220,7 @@ def _state_bars(lane: Lane, scale: Scale, y: float) -> Iterator[Mark]:
         width = max(scale.x(item.end if item.end is not None else item.t) - x, 2.0)
         fits = cell_len(item.label) * LETTER + 8 <= width
         label = item.label if fits else ""
-        yield Mark(round(x, 1), y, round(width, 1), item.look, [item.title], label, round(x + 4, 1), True)
+        yield Mark(round(x, 1), y, round(width, 1), item.look, [item.title], label, round(x + 4, 1), "in")
 
 
 def _place(
@@ -230,21 +235,21 @@ def _place(
     x = scale.x(item.t)
     width = max(scale.x(item.end) - x, 3.0) if item.end is not None else 0.0
     begin, end = (x - 1, x + width + 1) if width else (x - DOT - 1, x + DOT + 1)
-    letters = cell_len(item.label) * LETTER + 4
-    ways = [(begin, end + letters, end + 2, False), (begin - letters, end, begin - letters + 2, False)]
+    letters = cell_len(item.label) * (BOLD if item.look in ("fault", "bad") else LETTER) + 4
+    ways = [(begin, end + letters, end + 1, "right"), (begin - letters, end, begin - 1, "left")]
     if letters + 4 <= width:
-        ways = [(begin, end, x + 4, True)]
+        ways = [(begin, end, x + 4, "in")]
     ways = [way for way in ways if way[0] >= LEFT - DOT - 2 and way[1] <= WIDTH]
     ways = ways if item.label else []
-    for left, right, label_x, inside in [*ways, (begin, end, 0.0, False)]:
+    for left, right, label_x, side in [*ways, (begin, end, 0.0, "")]:
         for number in range(lines):
             if number == len(rows):
                 rows.append([])
             if _free(rows[number], left, right):
                 rows[number].append((left, right))
-                label = item.label if label_x else ""
+                label = item.label if side else ""
                 mark = Mark(round(x, 1), top + number * LINE, round(width, 1), item.look, [item.title], label)
-                mark.label_x, mark.inside = round(label_x, 1), inside
+                mark.label_x, mark.side = round(label_x, 1), side
                 placed.append((number, mark))
                 return
     _, nearest = min(placed, key=lambda entry: abs(entry[1].x - x))

@@ -36,3 +36,9 @@ def one_line(text: str, limit: int) -> str:
     """The text on one line, clipped to ``limit`` characters."""
     # splitting a very long text would cost more than all that is shown of it
     return clip(" ".join(text[: limit * 20].split()), limit)
+
+
+def brief(text: str, limit: int) -> str:
+    """The beginning of the text on one line, at most ``limit`` characters and an ellipsis."""
+    text = visible(" ".join(text[: limit * 20].split()))
+    return text if len(text) <= limit else f"{text[:limit].rstrip()} …"
