@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,24 +88,28 @@ class _Teller:
         self._name(event for event in self.events if event["kind"] == "submitted")
         for event in self.events:
             teller = getattr(self, f"_{event['kind']}", None) if event["kind"] in _KINDS else None
-            try:
-                if teller:
-                    teller(event)
-                elif event["kind"] != "header":
-                    self._other(event)
-            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-                self.odd += 1
+            if event["kind"] != "header":
+                self._try(teller or self._other, event)
         self._leftovers()
         lanes = [lane for lane in [*self._states(), *self.lanes.values()] if lane.items]
         if not lanes and not self.faults.items:
             return None
         return Story(lanes, self.faults, self.start, self.end, self.odd, self.notes)
 
+    def _try(self, teller: Callable[..., None], *events: Event | None) -> None:
+        """Let a broken event cost itself, and not the picture."""
+        try:
+            teller(*events)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            self.odd += 1
+
     # -- names ------------------------------------------------------------------------------------------
 
     def _name(self, submitted: Iterable[Event]) -> None:
         roles: dict[str, list[str]] = {}
         for event in submitted:
+            if not event.get("callback"):
+                continue
             roles.setdefault(str(event.get("role") or "callback"), []).append(str(event.get("callback")))
         for role, ids in roles.items():
             for number, each in enumerate(ids, 1):
@@ -113,6 +117,8 @@ class _Teller:
 
     def _who(self, identifier: Any) -> str:
         text = str(identifier)
+        if text.startswith("TaskInstanceKey("):
+            return "task"
         return self.names.get(text) or (f"…{text[-6:]}" if "-" in text else brief(text, 24))
 
     def _of(self, identifier: Any) -> str:
@@ -126,7 +132,7 @@ class _Teller:
         self, lane: str, event: Event, label: str, text: str, look: str, rank: int, end: float | None = None
     ) -> None:
         ambient = event["kind"] in _QUIET or event.get("api") == "edge"
-        item = Item(float(event["t"]), end, brief(label, 44), self._title(event, text, end), look, rank, ambient)
+        item = Item(float(event["t"]), end, brief(label, 48), self._title(event, text, end), look, rank, ambient)
         (self.faults if lane == "fault" else self.lanes[lane]).items.append(item)
 
     @staticmethod
@@ -195,7 +201,7 @@ class _Teller:
         status = f", status {status}" if status is not None else ""
         text = f"process {event['pid']} (parent {event.get('ppid')}) {begin}, {finish}{status}: {event.get('title')}"
         killed = bool(gone) and isinstance((gone or {}).get("status"), int) and (gone or {})["status"] < 0
-        label = brief(str(event.get("title") or ""), 36)
+        label = brief(str(event.get("title") or ""), 40)
         look = "killed" if killed else "process"
         self._add(WORKER, {**event, "t": first}, f"{event['pid']} {label}", text, look, 2, float(last))
 
@@ -257,13 +263,10 @@ class _Teller:
     # -- what is known only at the end ------------------------------------------------------------------
 
     def _leftovers(self) -> None:
-        try:
-            for born in self.born.values():
-                self._lived(born, None)
-            for request in self.asked.values():
-                self._answered(request, None)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-            self.odd += 1
+        for born in self.born.values():
+            self._try(self._lived, born, None)
+        for request in self.asked.values():
+            self._try(self._answered, request, None)
 
     def _states(self) -> Iterable[Lane]:
         order = list(self.names)
@@ -271,7 +274,7 @@ class _Teller:
         if (left := len(rows) - ROWS_OF_STATES) > 0:
             self.notes.append(f"{left} more rows of the database have no lane")
         for row in rows[:ROWS_OF_STATES]:
-            yield self._bar(row, sorted(self.rows[row], key=lambda event: (event.get("seq") or 0, event["t"])))
+            yield self._bar(row, sorted(self.rows[row], key=_sequence))
 
     def _bar(self, row: str, changes: list[Event]) -> Lane:
         lane = Lane(f"row: {self._who(row)}", states=True)
@@ -291,6 +294,12 @@ class _Teller:
 _KINDS = frozenset(
     ("submitted", "row", "task_row", "workload", "scheduler", "slots", "event", "effect", "process", "wire", "fault")
 ).union(("rest", "bound", "end"))
+
+
+def _sequence(event: Event) -> tuple[float, float]:
+    """The order in which a row was written, which several clocks need not agree on."""
+    seq = event.get("seq")
+    return float(seq) if isinstance(seq, int | float) else 0.0, float(event["t"])
 
 
 def _fields(event: Event, *known: str) -> str:
