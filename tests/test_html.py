@@ -245,7 +245,7 @@ def test_a_missing_or_broken_history_is_said(tmp_path: Path, content: bytes | No
 def test_two_hundred_failures_with_long_histories_are_no_monster(tmp_path: Path) -> None:
     events = crash()[:-1]
     fetch: dict[str, Any] = {"kind": "wire", "api": "edge", "method": "POST", "path": "/edge_worker/v1/jobs/fetch/w"}
-    for number in range(400):
+    for number in range(150):
         events.append({"t": 2 + number / 50, "seq": 5000 + number, "phase": "request", "pid": number, **fetch})
         events.append({"t": 2 + number / 50, "kind": "effect", "what": "enter", "probe": "p-c1", "pid": number})
     (tmp_path / "histories").mkdir()

@@ -15,6 +15,8 @@ def visible(text: str) -> str:
 
     Line ends and tabs stay; other control characters become Unicode's pictures of them.
     """
+    if text.isprintable():  # nearly all texts are, and a page has tens of thousands
+        return text
     text = _ANSI.sub("", text.replace("\r\n", "\n"))
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", _CONTROL.sub(_picture, text))
 
