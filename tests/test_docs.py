@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -74,3 +75,21 @@ def test_the_page_on_backends_names_every_member() -> None:
     page = (ROOT / "docs" / "backends.md").read_text("utf-8")
     members = [name for name in (*vars(Backend), *Backend.__annotations__) if not name.startswith("_")]
     assert [name for name in members if f"`{name}" not in page] == []
+
+
+def test_the_page_on_backends_gives_the_parameters_that_each_method_has() -> None:
+    page = (ROOT / "docs" / "backends.md").read_text("utf-8")
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(compile(page.split("```python\n", 1)[1].split("```", 1)[0], "docs/backends.md", "exec"), names)
+    table = re.findall(r"`(\w+)\(([\w, ]*)\)`", page.split("```", 1)[0])
+    assert len(table) > 10
+    for name, parameters in table:
+        expected = [
+            parameter for parameter in inspect.signature(getattr(Backend, name)).parameters if parameter != "self"
+        ]
+        assert re.findall(r"\w+", parameters) == [parameter for parameter in expected if parameter != "cls"], name
+    for name, method in vars(names["AcmeBackend"]).items():
+        if inspect.isfunction(method) and not name.startswith("_") and hasattr(Backend, name):
+            assert list(inspect.signature(method).parameters) == list(
+                inspect.signature(getattr(Backend, name)).parameters
+            ), name

@@ -142,7 +142,7 @@ def test_a_report_is_written_and_read_back(tmp_path: Path) -> None:
     assert load_report(path) == original
     assert load_report(path.parent) == original
     assert json.loads(path.read_text("utf-8"))["summary"] == {"local": {"RUN": {"pass": 1}, "CRASH": {"fail": 1}}}
-    assert sorted(file.name for file in path.parent.iterdir()) == ["report.json", "summary.md"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["report.html", "report.json", "summary.md"]
 
 
 def test_the_summary_tells_what_failed_and_how_to_see_it(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_failed_write_leaves_the_old_report_and_no_rest(tmp_path: Path, monkey
     with pytest.raises(UsageError, match="No space left on device"):
         write_report(report(case(RUN_1=F)), tmp_path)
     assert load_report(tmp_path) == old
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_report_that_breaks_the_schema_is_not_written(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""What is left of a run: report.json, summary.md, the terminal matrix."""
+"""What is left of a run: report.json, summary.md, report.html, the terminal matrix."""

@@ -1,4 +1,4 @@
-"""Writing and reading ``report.json``, and the ``summary.md`` beside it."""
+"""Writing and reading ``report.json``, and the ``summary.md`` and ``report.html`` beside it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from typing import Any
 
 import jsonschema
 from executor_conformance.harness.errors import HarnessError, UsageError
+from executor_conformance.harness.report.html import render_html
 from executor_conformance.harness.report.markdown import render_markdown
 from executor_conformance.harness.report.model import FORMAT, FORMAT_VERSION, Report, digest
 
 REPORT_NAME = "report.json"
 SUMMARY_NAME = "summary.md"
+PAGE_NAME = "report.html"
 
 
 def write_report(report: Report, folder: Path) -> Path:
-    """Write ``summary.md`` and then ``report.json`` into the folder, which is made; the path of the latter.
+    """Write ``summary.md``, ``report.json`` and ``report.html`` into the folder, which is made; the path of the second.
 
     Each file appears whole or not at all.
 
@@ -34,11 +36,26 @@ def write_report(report: Report, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         _replace(folder / SUMMARY_NAME, render_markdown(report))
         _replace(folder / REPORT_NAME, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        # last, so that a report is whole for machines before it is drawn
+        _replace(folder / PAGE_NAME, render_html(report, folder))
     except OSError as error:
         raise UsageError(
             f"The report cannot be written to {folder} ({error.strerror or error}); give a folder that is writable."
         ) from None
     return folder / REPORT_NAME
+
+
+def write_page(report: Report, folder: Path, output: Path) -> None:
+    """Write ``report.html`` for a stored report, whose histories are relative to ``folder``, to the file ``output``.
+
+    :raises UsageError: it cannot be written.
+    """
+    try:
+        _replace(output, render_html(report, folder, linked=output.resolve().parent == folder.resolve()))
+    except OSError as error:
+        raise UsageError(
+            f"The page cannot be written to {output} ({error.strerror or error}); give a file in a writable folder."
+        ) from None
 
 
 def load_report(path: Path) -> Report:
