@@ -16,6 +16,9 @@ from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.supervisor import ManagedProcess
 
+CALLABLE_TIMEOUT_S = 15
+"""Here each worker is a process with all of Airflow's imports: several start while a callable holds its slot."""
+
 
 @dataclass(frozen=True)
 class Way:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from executor_conformance.harness.limits import LIMITS
+
 if TYPE_CHECKING:
     from executor_conformance.harness.journal import Journal
     from executor_conformance.harness.processes import ProcessInfo
@@ -129,6 +131,8 @@ class Backend(ABC):
     on_this_host: bool = True
     """Whether workers are processes of this host, whose pids and files the harness can see."""
     worker_concurrency: ClassVar[int] = 5
+    callable_timeout_s: ClassVar[int] = LIMITS.callback_execution_timeout
+    """``[callbacks] callback_execution_timeout``; longer where the start of several workers takes long."""
     chooses: ClassVar[str] = "executor"
     """Who picks the next of several queued workloads: 'executor', or 'worker' where all of them are handed on."""
 

@@ -227,7 +227,7 @@ class Environment:
             "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",  # a held request must not time out while it is held
             "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MIN": "0.1",
             "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "0.4",
-            "AIRFLOW__CALLBACKS__CALLBACK_EXECUTION_TIMEOUT": str(LIMITS.callback_execution_timeout),
+            "AIRFLOW__CALLBACKS__CALLBACK_EXECUTION_TIMEOUT": str(self.backend.callable_timeout_s),
             "AIRFLOW__TRACES__OTEL_ON": "False",
             "EXECUTOR_CONFORMANCE_FINGERPRINT_KEY": self._fingerprint_key,
             "EXECUTOR_CONFORMANCE_PRELOAD": self.executor.rpartition(".")[0],

@@ -27,7 +27,7 @@ class Limits:
     quiet_steps: int = 5  # scheduler steps within the quiet window
     pump_interval: float = 0.02  # between two scheduler steps while something is awaited and things happen
     pump_interval_idle: float = 0.1  # the same while nothing has happened for a while
-    callback_execution_timeout: int = 8  # [callbacks] callback_execution_timeout of every environment
+    callback_execution_timeout: int = 8  # [callbacks] callback_execution_timeout, if a backend needs no more
     effect_hold: float = 60.0  # a held callable gives up after this
 
 

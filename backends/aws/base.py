@@ -9,7 +9,15 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from executor_conformance.backends.emulation import Timers, Way, below, emulator_lost, image_env, start_emulator
+from executor_conformance.backends.emulation import (
+    CALLABLE_TIMEOUT_S,
+    Timers,
+    Way,
+    below,
+    emulator_lost,
+    image_env,
+    start_emulator,
+)
 from executor_conformance.harness.backend import Backend, Options, Site, Variant, installed
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.processes import ProcessInfo
@@ -77,6 +85,7 @@ class AwsBackend(Backend):
     """Distributions without which the environment cannot run."""
     stands_alone: ClassVar = True
     victims: ClassVar = frozenset({"child", "supervisor", "unit"})
+    callable_timeout_s: ClassVar[int] = CALLABLE_TIMEOUT_S
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from executor_conformance.backends.emulation import Timers, Way
+from executor_conformance.backends.emulation import CALLABLE_TIMEOUT_S, Timers, Way
 from executor_conformance.backends.kubernetes.cluster import ExistingCluster
 from executor_conformance.backends.kubernetes.faults import FAULTS
 from executor_conformance.backends.kubernetes.kind import KindCluster
@@ -42,6 +42,7 @@ class KubernetesBackend(Backend):
         ),
     )
     stands_alone: ClassVar = True
+    callable_timeout_s: ClassVar[int] = CALLABLE_TIMEOUT_S
     faults: ClassVar[Mapping[str, Sequence[str]]] = {point: tuple(ways) for point, ways in FAULTS.items()}
 
     def __init__(self, site: Site) -> None:
