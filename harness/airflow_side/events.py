@@ -1,0 +1,203 @@
+"""Executor events in the real ``SchedulerJobRunner._process_executor_events``, on rows of the real database.
+
+The events are put into the event buffer of an instance of the subject that is not started. No method of Airflow is
+replaced. Nothing that is made here is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from executor_conformance.harness.airflow_side import seeding
+from executor_conformance.harness.state_machine import EVENTS, STATES, Sequence, sequences
+
+FIRST_OUTPUT = "written when the row ended"
+
+
+def _runner(executor: Any) -> Any:
+    from airflow.jobs.job import Job
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+
+    return SchedulerJobRunner(job=Job(), executors=[executor])
+
+
+def _row(state: str) -> Any:
+    """A callback as a Dag's deadline makes it, not yet in the database, in ``state``."""
+    from airflow.models.callback import Callback
+    from airflow.sdk.definitions.callback import SyncCallback
+    from airflow.utils.state import CallbackState
+
+    callback = Callback.create_from_sdk_def(SyncCallback("builtins.print"), dag_id=seeding.CALLBACKS_DAG)
+    callback.bundle_name = seeding.BUNDLE
+    callback.state = CallbackState(state)
+    callback.output = FIRST_OUTPUT if state in ("success", "failed") else None
+    return callback
+
+
+def _key(row_id: Any) -> Any:
+    from airflow.models.callback import CallbackKey
+
+    return CallbackKey(id=str(row_id))
+
+
+def _look(session: Any, row_id: Any) -> dict[str, Any]:
+    """State and output of a row as the database holds them; a state of None: there is no such row."""
+    from airflow.models.callback import Callback
+    from sqlalchemy import select
+
+    session.expunge_all()
+    found = session.execute(select(Callback.state, Callback.output).where(Callback.id == row_id)).one_or_none()
+    state, output = found or (None, None)
+    return {"state": None if state is None else str(getattr(state, "value", state)), "output": output}
+
+
+def _observe(runner: Any, executor: Any, session: Any, sequence: Sequence) -> dict[str, Any]:
+    """What a sequence makes of a row: its state, its output and what was raised, after each turn."""
+    from airflow.utils import state as states
+
+    form = getattr(states, sequence.form)
+    row = _row(sequence.start)
+    session.add(row)
+    session.flush()
+    row_id = row.id
+    before = _look(session, row_id)
+    after: list[dict[str, Any]] = []
+    for number, turn in enumerate(sequence.turns, 1):
+        for event in turn:
+            executor.event_buffer[_key(row_id)] = (form(event), f"{event} in turn {number}")
+        raised = {}
+        try:
+            with session.begin_nested():
+                runner._process_executor_events(executor=executor, session=session)
+        except Exception as error:
+            raised = {"raised": f"{type(error).__name__}: {str(error)[:300]}"}
+        executor.event_buffer.clear()
+        after.append({**_look(session, row_id), **raised})
+    return {**sequence._asdict(), "output": before["output"], "after": after}
+
+
+def transitions(cls: Any) -> dict[str, Any]:
+    """The whole matrix: what each sequence of :mod:`~executor_conformance.harness.state_machine` makes of a row.
+
+    The rows are never committed, so no other process sees them and none outlives this one.
+    """
+    from airflow.utils.session import create_session
+    from airflow.utils.state import CallbackState
+
+    executor = cls()
+    runner = _runner(executor)
+    found = []
+    for start in STATES:  # a transaction each, so that no other writer of the database waits for long
+        with create_session() as session:
+            try:
+                found += [_observe(runner, executor, session, sequence) for sequence in sequences(start)]
+            finally:
+                session.rollback()
+    return {"states": [state.value for state in CallbackState], "transitions": found}
+
+
+# -- an event for a callback that is gone -----------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _rows(*states: str) -> Iterator[list[Any]]:
+    """The ids of committed callbacks in ``states``, which are removed in the end."""
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        rows = [_row(state) for state in states]
+        session.add_all(rows)
+        session.flush()
+        ids = [row.id for row in rows]
+    try:
+        yield ids
+    finally:
+        _delete(ids)
+
+
+def _delete(ids: list[Any]) -> None:
+    from airflow.models.callback import Callback
+    from airflow.utils.session import create_session
+    from sqlalchemy import delete
+
+    with create_session() as session:
+        session.execute(delete(Callback).where(Callback.id.in_(ids)))
+
+
+@contextlib.contextmanager
+def _task_instance() -> Iterator[uuid.UUID]:
+    """The id of a task instance of a Dag run that is removed in the end."""
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    run = seeding.create_dag_run("conformance_task_succeeds")
+    try:
+        yield uuid.UUID(next(iter(run["task_instances"].values())))
+    finally:
+        with create_session() as session:
+            session.delete(session.get(DagRun, run["dag_run_id"]))
+
+
+def _task_key(session: Any, ti_id: uuid.UUID) -> Any:
+    """By what the running core finds a task instance's event: its id from 3.4 on, its coordinates before."""
+    from airflow.executors.workloads import types
+    from airflow.models.taskinstance import TaskInstance
+
+    if hasattr(types, "TaskInstanceUuid"):
+        return types.TaskInstanceUuid(ti_id)
+    return session.get(TaskInstance, ti_id).key
+
+
+def _external_id(ti_id: uuid.UUID) -> str | None:
+    """What the last event of a running task has left in its row: the info of the event."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        value = session.scalar(select(TaskInstance.external_executor_id).where(TaskInstance.id == ti_id))
+    return None if value is None else str(value)
+
+
+def _batch(runner: Any, executor: Any, ti_id: uuid.UUID, event: str | None) -> dict[str, Any]:
+    """One turn with events for a callback, one that is gone (``event``; None: without it), another, and a task."""
+    from airflow.utils.session import create_session
+    from airflow.utils.state import CallbackState, TaskInstanceState
+
+    with _rows("running", "running", "running") as (before, gone, after):
+        _delete([gone])
+        with create_session() as session:
+            was_gone = _look(session, gone)["state"] is None
+            task_key = _task_key(session, ti_id)
+        buffer = executor.event_buffer
+        buffer[_key(before)] = (CallbackState.SUCCESS, None)
+        if event:
+            buffer[_key(gone)] = (CallbackState(event), "the callback is gone")
+        buffer[_key(after)] = (CallbackState.FAILED, "on purpose")
+        buffer[task_key] = (TaskInstanceState.RUNNING, info := f"beside {event}")
+        raised = {}
+        try:
+            with create_session() as session:
+                runner._process_executor_events(executor=executor, session=session)
+        except Exception as error:
+            raised = {"raised": f"{type(error).__name__}: {str(error)[:300]}"}
+        executor.event_buffer.clear()
+        with create_session() as session:
+            others = {
+                "the callback before it": {"wanted": "success", "got": _look(session, before)["state"]},
+                "the callback after it": {"wanted": "failed", "got": _look(session, after)["state"]},
+            }
+            row = _look(session, gone)["state"]
+    others["the task"] = {"wanted": info, "got": _external_id(ti_id)}
+    return {"event": event, "gone": was_gone, "row": row, "others": others, **raised}
+
+
+def deletion(cls: Any) -> dict[str, Any]:
+    """For each event: a turn in which it is for a callback that was deleted; and a turn without it, as the control."""
+    executor = cls()
+    runner = _runner(executor)
+    with _task_instance() as ti_id:
+        return {"batches": [_batch(runner, executor, ti_id, event) for event in (None, *EVENTS)]}
