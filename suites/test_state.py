@@ -18,3 +18,4 @@ def test_deleted_callback(case: Case) -> None:
     """The row of a callback is deleted before its event is processed."""
     case.whole_afterwards = False  # until its rows are gone again
     case.whole_afterwards = "failed" not in inspect(case, "deletion")
+    case.env.observe()  # what the database's own journal saw of the rows

@@ -43,40 +43,57 @@ def _key(row_id: Any) -> Any:
     return CallbackKey(id=str(row_id))
 
 
-def _look(session: Any, row_id: Any) -> dict[str, Any]:
-    """State and output of a row as the database holds them; a state of None: there is no such row."""
+def _look(session: Any, row_ids: list[Any]) -> list[dict[str, Any]]:
+    """State and output of rows as the database holds them; a state of None: there is no such row."""
     from airflow.models.callback import Callback
     from sqlalchemy import select
 
     session.expunge_all()
-    found = session.execute(select(Callback.state, Callback.output).where(Callback.id == row_id)).one_or_none()
-    state, output = found or (None, None)
-    return {"state": None if state is None else str(getattr(state, "value", state)), "output": output}
+    found = session.execute(select(Callback.id, Callback.state, Callback.output).where(Callback.id.in_(row_ids)))
+    rows = {row_id: (str(getattr(state, "value", state)), output) for row_id, state, output in found}
+    return [dict(zip(("state", "output"), rows.get(row_id, (None, None)), strict=True)) for row_id in row_ids]
 
 
-def _observe(runner: Any, executor: Any, session: Any, sequence: Sequence) -> dict[str, Any]:
-    """What a sequence makes of a row: its state, its output and what was raised, after each turn."""
-    from airflow.utils import state as states
-
-    form = getattr(states, sequence.form)
-    row = _row(sequence.start)
-    session.add(row)
-    session.flush()
-    row_id = row.id
-    before = _look(session, row_id)
-    after: list[dict[str, Any]] = []
-    for number, turn in enumerate(sequence.turns, 1):
-        for event in turn:
-            executor.event_buffer[_key(row_id)] = (form(event), f"{event} in turn {number}")
-        raised = {}
-        try:
-            with session.begin_nested():
-                runner._process_executor_events(executor=executor, session=session)
-        except Exception as error:
-            raised = {"raised": f"{type(error).__name__}: {str(error)[:300]}"}
+def _raised_by(runner: Any, executor: Any, session: Any) -> str | None:
+    """Let core process what is in the event buffer, which is empty afterwards; what it raised."""
+    try:
+        with session.begin_nested():
+            runner._process_executor_events(executor=executor, session=session)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error)[:300]}"
+    finally:
         executor.event_buffer.clear()
-        after.append({**_look(session, row_id), **raised})
-    return {**sequence._asdict(), "output": before["output"], "after": after}
+    return None
+
+
+def _observe(runner: Any, executor: Any, tried: list[Sequence]) -> list[dict[str, Any]]:
+    """What sequences make of a row each: its state, its output and what was raised, after each turn."""
+    from airflow.utils import state as states
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        try:
+            rows = [_row(sequence.start) for sequence in tried]
+            session.add_all(rows)
+            session.flush()
+            ids = [row.id for row in rows]
+            before = _look(session, ids)
+            found = [
+                {**sequence._asdict(), "output": row["output"], "after": []}
+                for sequence, row in zip(tried, before, strict=True)
+            ]
+            for number in range(max(len(sequence.turns) for sequence in tried)):
+                for sequence, row_id in zip(tried, ids, strict=True):
+                    form = getattr(states, sequence.form)
+                    for event in sequence.turns[number] if number < len(sequence.turns) else ():
+                        executor.event_buffer[_key(row_id)] = (form(event), f"{event} in turn {number + 1}")
+                raised = _raised_by(runner, executor, session)
+                for sequence, told, row in zip(tried, found, _look(session, ids), strict=True):
+                    if number < len(sequence.turns):
+                        told["after"].append({**row, "raised": raised} if raised else row)
+        finally:
+            session.rollback()
+    return found
 
 
 def transitions(cls: Any) -> dict[str, Any]:
@@ -84,18 +101,17 @@ def transitions(cls: Any) -> dict[str, Any]:
 
     The rows are never committed, so no other process sees them and none outlives this one.
     """
-    from airflow.utils.session import create_session
     from airflow.utils.state import CallbackState
 
     executor = cls()
     runner = _runner(executor)
-    found = []
+    found: list[dict[str, Any]] = []
     for start in STATES:  # a transaction each, so that no other writer of the database waits for long
-        with create_session() as session:
-            try:
-                found += [_observe(runner, executor, session, sequence) for sequence in sequences(start)]
-            finally:
-                session.rollback()
+        tried = list(sequences(start))
+        seen = _observe(runner, executor, tried)
+        if any("raised" in after for told in seen for after in told["after"]):
+            seen = [told for sequence in tried for told in _observe(runner, executor, [sequence])]  # which one was it?
+        found += seen
     return {"states": [state.value for state in CallbackState], "transitions": found}
 
 
@@ -170,7 +186,7 @@ def _batch(runner: Any, executor: Any, ti_id: uuid.UUID, event: str | None) -> d
     with _rows("running", "running", "running") as (before, gone, after):
         _delete([gone])
         with create_session() as session:
-            was_gone = _look(session, gone)["state"] is None
+            was_gone = _look(session, [gone])[0]["state"] is None
             task_key = _task_key(session, ti_id)
         buffer = executor.event_buffer
         buffer[_key(before)] = (CallbackState.SUCCESS, None)
@@ -178,21 +194,16 @@ def _batch(runner: Any, executor: Any, ti_id: uuid.UUID, event: str | None) -> d
             buffer[_key(gone)] = (CallbackState(event), "the callback is gone")
         buffer[_key(after)] = (CallbackState.FAILED, "on purpose")
         buffer[task_key] = (TaskInstanceState.RUNNING, info := f"beside {event}")
-        raised = {}
-        try:
-            with create_session() as session:
-                runner._process_executor_events(executor=executor, session=session)
-        except Exception as error:
-            raised = {"raised": f"{type(error).__name__}: {str(error)[:300]}"}
-        executor.event_buffer.clear()
         with create_session() as session:
-            others = {
-                "the callback before it": {"wanted": "success", "got": _look(session, before)["state"]},
-                "the callback after it": {"wanted": "failed", "got": _look(session, after)["state"]},
-            }
-            row = _look(session, gone)["state"]
-    others["the task"] = {"wanted": info, "got": _external_id(ti_id)}
-    return {"event": event, "gone": was_gone, "row": row, "others": others, **raised}
+            raised = _raised_by(runner, executor, session)
+        with create_session() as session:
+            first, row, last = (look["state"] for look in _look(session, [before, gone, after]))
+    others = {
+        "the callback before it": {"wanted": "success", "got": first},
+        "the callback after it": {"wanted": "failed", "got": last},
+        "the task": {"wanted": info, "got": _external_id(ti_id)},
+    }
+    return {"event": event, "gone": was_gone, "row": row, "others": others, "raised": raised}
 
 
 def deletion(cls: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
 from executor_conformance.harness.checks.inspected import inspection
-from executor_conformance.harness.state_machine import CALLBACK_STATE, EVENTS, RANKS, STATES, Sequence, sequences
+from executor_conformance.harness.state_machine import CALLBACK_STATE, EVENTS, FORMS, RANKS, STATES, Sequence, sequences
 from executor_conformance.harness.view import TERMINAL, HistoryView, line
 
 SEQUENCE = re.compile(r"(queued )?(running )?((success|failed) )?")
@@ -71,18 +71,27 @@ def rows_go_forward_only(view: HistoryView) -> Found:
     wanted = [sequence for start in STATES for sequence in sequences(start)]
     if missing := [sequence for sequence in wanted if sequence not in observed]:
         return Unproven(f"{len(missing)} of {len(wanted)} sequences were not tried, such as {missing[0]}")
-    broken: dict[str, list[str]] = {}
+    broken: dict[str, dict[Sequence, list[str]]] = {}
     for sequence in wanted:
         for step in _steps(observed[sequence], sequence):
             if wrong := step.wrong():
-                names = broken.setdefault(f"{step.before.upper()} + {step.event.upper()}: {wrong}", [])
-                names.append(f"{sequence}" + ("" if sequence.form == CALLBACK_STATE else f" ({sequence.form})"))
+                found = broken.setdefault(f"{step.before.upper()} + {step.event.upper()}: {wrong}", {})
+                forms = found.setdefault(sequence._replace(form=CALLBACK_STATE), [])
+                forms += [sequence.form] if sequence.form not in forms else []
     if broken:
         return Broken(
-            f"Events of an executor break the order of a row's states in {len(broken)} ways: {', '.join(broken)}",
-            tuple(f"{step}; in {'; '.join(names)}" for step, names in broken.items()),
+            f"Executor events do what they must not to a row in {len(broken)} ways: {'; '.join(broken)}",
+            tuple(f"{step}; seen in {_named(found)}" for step, found in broken.items()),
         )
     return Kept(f"{len(wanted)} sequences of events")
+
+
+def _named(found: dict[Sequence, list[str]]) -> str:
+    """The sequences, the short ones first; with the forms of the events where not all of them do it."""
+    names = sorted(found.items(), key=lambda item: len(item[0].events))
+    return ", ".join(
+        f"{sequence}" + ("" if len(forms) == len(FORMS) else f" as {' or '.join(forms)}") for sequence, forms in names
+    )
 
 
 @decides("STATE-3")
