@@ -65,6 +65,7 @@ def matrix(core: Core) -> dict[str, Any]:
     """The whole inspection."""
     return {
         "states": list(STATES),
+        "own_drains": [],
         "transitions": [told(core, sequence) for start in STATES for sequence in sequences(start)],
     }
 
@@ -118,6 +119,12 @@ MATRICES = [
     ("last-missing", cut(-1), ERROR, "such as FAILED + FAILED and FAILED"),
     ("new-state", {**matrix(ideal), "states": [*STATES, "paused"]}, ERROR, "differ in the states paused"),
     ("state-lost", {**matrix(ideal), "states": list(STATES[1:])}, ERROR, "differ in the states scheduled"),
+    (
+        "own-drain",
+        {**matrix(without_guard), "own_drains": ["get_event_buffer"]},
+        NA,
+        "the executor has overridden get_event_buffer",
+    ),
     ("inspection-failed", {"failed": "it hung"}, ERROR, "did not work: it hung"),
 ]
 
@@ -191,7 +198,8 @@ def batch(event: str | None, **more: Any) -> dict[str, Any]:
 
 def deletion(on: str | None = "failed", **more: Any) -> dict[str, Any]:
     """All turns, one of which differs."""
-    return {"batches": [batch(event, **(more if event == on else {})) for event in (None, *EVENTS)]}
+    batches = [batch(event, **(more if event == on else {})) for event in (None, *EVENTS)]
+    return {"own_drains": [], "batches": batches}
 
 
 LOST = {"the task": {"wanted": "success", "got": "running"}}
@@ -203,8 +211,9 @@ DELETED = [
     ("control-lost", deletion(None, others=LOST), ERROR, "without an event for a deleted callback"),
     ("control-raises", deletion(None, raised="OSError: x"), ERROR, "was not processed either: the turn raises OSError"),
     ("not-deleted", deletion("queued", gone=False), ERROR, "not deleted before the events queued"),
-    ("one-missing", {"batches": deletion()["batches"][:-1]}, ERROR, "for the events failed"),
-    ("control-missing", {"batches": deletion()["batches"][1:]}, ERROR, "for the events None"),
+    ("own-drain", {**deletion(raised="OSError"), "own_drains": ["get_event_buffer"]}, NA, "has overridden get_event"),
+    ("one-missing", {**deletion(), "batches": deletion()["batches"][:-1]}, ERROR, "for the events failed"),
+    ("control-missing", {**deletion(), "batches": deletion()["batches"][1:]}, ERROR, "for the events None"),
     ("inspection-failed", {"failed": "it hung"}, ERROR, "did not work: it hung"),
 ]
 

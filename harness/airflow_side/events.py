@@ -24,6 +24,14 @@ def _runner(executor: Any) -> Any:
     return SchedulerJobRunner(job=Job(), executors=[executor])
 
 
+def _own_drains(executor: Any) -> list[str]:
+    """The methods by which core empties the event buffer that the subject has overridden."""
+    from airflow.executors.base_executor import BaseExecutor
+
+    names = ("get_event_buffer", "_drain_events_with_task_ids")
+    return [name for name in names if getattr(type(executor), name, None) is not getattr(BaseExecutor, name, None)]
+
+
 def _row(state: str) -> Any:
     """A callback as a Dag's deadline makes it, not yet in the database, in ``state``."""
     from airflow.models.callback import Callback
@@ -112,7 +120,8 @@ def transitions(cls: Any) -> dict[str, Any]:
         if any("raised" in after for told in seen for after in told["after"]):
             seen = [told for sequence in tried for told in _observe(runner, executor, [sequence])]  # which one was it?
         found += seen
-    return {"states": [state.value for state in CallbackState], "transitions": found}
+    states = [state.value for state in CallbackState]
+    return {"states": states, "own_drains": _own_drains(executor), "transitions": found}
 
 
 # -- an event for a callback that is gone -----------------------------------------------------------------
@@ -211,4 +220,5 @@ def deletion(cls: Any) -> dict[str, Any]:
     executor = cls()
     runner = _runner(executor)
     with _task_instance() as ti_id:
-        return {"batches": [_batch(runner, executor, ti_id, event) for event in (None, *EVENTS)]}
+        batches = [_batch(runner, executor, ti_id, event) for event in (None, *EVENTS)]
+    return {"own_drains": _own_drains(executor), "batches": batches}
