@@ -1,12 +1,8 @@
 """DECL: what the executor class declares and offers."""
 
 from executor_conformance.harness.case import Case
+from executor_conformance.suites.inspections import inspect
 from executor_conformance.suites.marks import decides
-
-
-def inspect(case: Case, what: str) -> None:
-    """Inspect the executor class in a process of its own."""
-    case.env.sink("inspection", name=what, data=case.env.inspect(what)[what])
 
 
 @decides("DECL-1", smoke=True)
@@ -37,3 +33,9 @@ def test_commands(case: Case) -> None:
 def test_methods(case: Case) -> None:
     """What core calls is implemented."""
     inspect(case, "methods")
+
+
+@decides("DECL-7", smoke=True)
+def test_unknown_workload(case: Case) -> None:
+    """A workload of a type that it does not know is refused."""
+    inspect(case, "unknown_workload")

@@ -46,6 +46,18 @@ def methods(**more: Any) -> dict[str, Any]:
     return {**dict.fromkeys(called, FINE), "get_task_log": {**FINE, "lists": True}, **more}
 
 
+EMPTY: dict[str, Any] = {"queues": {}, "running": [], "events": [], "slots_occupied": 0, "rows": []}
+
+
+def unknown(
+    raised: str | None = "ValueError", message: str = "no ConformanceUnknown here", **after: Any
+) -> dict[str, Any]:
+    """What came of offering a workload of an unknown type."""
+    kinds = ["ConformanceUnknown", "CONFORMANCE_UNKNOWN"]
+    refusal = {"raised": raised, "message": message} if raised else {}
+    return {"workload_type": kinds, "before": EMPTY, "after": {**EMPTY, **after}, **refusal}
+
+
 OFFER = [
     ("declared-taken", offered(True, taken=True), PASS, "declared and taken"),
     ("not-declared-refused", offered(False, **refused()), PASS, "not declared and refused"),
@@ -93,12 +105,28 @@ METHODS = [
     ("not-started", methods(start=refused("no broker", "OSError")), ERROR, "could not be started: no broker"),
 ]
 
+QUEUED = {"queues": {"queued_tasks": ["conformance-unknown"]}, "slots_occupied": 1}
+UNKNOWN = [
+    ("refused", unknown(), PASS, "refused with ValueError"),
+    ("by-its-constant", unknown("TypeError", "CONFORMANCE_UNKNOWN"), PASS, "refused with TypeError"),
+    ("taken", unknown(None, **QUEUED), FAIL, "LocalExecutor takes a workload of the unknown type ConformanceUnknown"),
+    ("taken-queue", unknown(None, **QUEUED), FAIL, "slots_occupied: 0, then 1"),
+    ("dropped", unknown(None), FAIL, "without an exception"),
+    ("kept-in-a-queue", unknown(**QUEUED), FAIL, "keeps something of it"),
+    ("kept-running", unknown(running=["x"]), FAIL, "running: [], then ['x']"),
+    ("kept-event", unknown(events=["x"]), FAIL, "events: [], then ['x']"),
+    ("kept-row", unknown(rows=["EdgeJobModel"]), FAIL, "rows: [], then ['EdgeJobModel']"),
+    ("nameless", unknown("ValueError", "no"), FAIL, "does not say what is wrong"),
+    ("by-accident", unknown("AttributeError", "'ConformanceUnknown' has no 'ti'"), FAIL, "does not say what is wrong"),
+]
+
 TABLES = {
     "DECL-1": ("offer", OFFER),
     "DECL-3": ("attributes", ATTRIBUTES),
     "DECL-4": ("load", LOADS),
     "DECL-5": ("commands", COMMANDS),
     "DECL-6": ("methods", METHODS),
+    "DECL-7": ("unknown_workload", UNKNOWN),
 }
 
 

@@ -1,4 +1,4 @@
-"""Facts about an executor class that need no environment: attributes, loading, commands, methods.
+"""Facts about an executor class that need no worker side: attributes, loading, commands, methods, events.
 
 Runs in a fork of its own, so that loading it under several configurations disturbs nobody.
 """
@@ -11,7 +11,7 @@ import sys
 import traceback
 from typing import Any
 
-from executor_conformance.harness.airflow_side import seeding
+from executor_conformance.harness.airflow_side import events, refusal, seeding
 from executor_conformance.harness.channel import Channel
 
 CLASS_ATTRIBUTES = (
@@ -197,6 +197,16 @@ def routes() -> dict[str, Any]:
     }
 
 
+_OF_THE_CLASS = {
+    "attributes": attributes,
+    "methods": methods,
+    "offer": offer,
+    "unknown_workload": refusal.unknown_workload,
+    "transitions": events.transitions,
+    "deletion": events.deletion,
+}
+
+
 def _answer(path: str, message: dict[str, Any]) -> dict[str, Any]:
     op = message["op"]
     if op == "routes":
@@ -209,7 +219,7 @@ def _answer(path: str, message: dict[str, Any]) -> dict[str, Any]:
     cls = getattr(importlib.import_module(module), name)
     if op == "commands":
         return commands(cls, path)
-    return {"attributes": attributes, "methods": methods, "offer": offer}[op](cls)
+    return _OF_THE_CLASS[op](cls)
 
 
 def serve(channel: Channel) -> None:

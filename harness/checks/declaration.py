@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
+from executor_conformance.harness.checks.inspected import inspection
 from executor_conformance.harness.view import HistoryView
 
-
-def _inspection(view: HistoryView, name: str) -> dict[str, Any] | Found:
-    events = view.of("inspection", name=name)
-    if not events:
-        return Undecided(f"this case does not inspect the executor's {name}")
-    data: dict[str, Any] = events[-1]["data"]
-    if "failed" in data:
-        return Unproven(f"the inspection of the executor's {name} did not work: {data['failed']}")
-    return data
+ACCIDENTS = ("AttributeError", "KeyError", "IndexError", "NameError", "UnboundLocalError", "AssertionError")
+"""Exceptions that come of not having thought of something, not of refusing it."""
 
 
 @decides("DECL-1")
 def declared_and_done_agree(view: HistoryView) -> Found:
     """Declared: taken. Not declared: NotImplementedError that names executor and workload type."""
-    data = _inspection(view, "offer")
+    data = inspection(view, "offer")
     if not isinstance(data, dict):
         return data
     declares, taken, raised = data["declares"], data["taken"], data.get("raised")
@@ -69,7 +61,7 @@ def unsupported_callback_harms_nothing(view: HistoryView) -> Found:
 @decides("DECL-3")
 def attributes_are_readable(view: HistoryView) -> Found:
     """Each attribute of the running BaseExecutor is readable on the class and has its type."""
-    data = _inspection(view, "attributes")
+    data = inspection(view, "attributes")
     if not isinstance(data, dict):
         return data
     if not data:
@@ -87,7 +79,7 @@ def attributes_are_readable(view: HistoryView) -> Found:
 @decides("DECL-4")
 def loads_by_path_and_alias(view: HistoryView) -> Found:
     """ExecutorLoader loads it by path and alias, alone and beside another."""
-    data = _inspection(view, "load")
+    data = inspection(view, "load")
     if not isinstance(data, dict):
         return data
     # A path may name a class that is defined elsewhere, so the classes are compared with one another
@@ -107,7 +99,7 @@ def loads_by_path_and_alias(view: HistoryView) -> Found:
 @decides("DECL-5")
 def commands_merge(view: HistoryView) -> Found:
     """The CLI commands are GroupCommands, collide with none, and the parser builds."""
-    data = _inspection(view, "commands")
+    data = inspection(view, "commands")
     if not isinstance(data, dict):
         return data
     if data.get("raised"):
@@ -127,7 +119,7 @@ def commands_merge(view: HistoryView) -> Found:
 @decides("DECL-6")
 def methods_are_implemented(view: HistoryView) -> Found:
     """No method that core calls raises NotImplementedError, and ending twice is harmless."""
-    data = _inspection(view, "methods")
+    data = inspection(view, "methods")
     if not isinstance(data, dict):
         return data
     if data["start"].get("raised"):
@@ -142,3 +134,24 @@ def methods_are_implemented(view: HistoryView) -> Found:
     if wrong:
         return Broken("Methods that core calls are missing or fail", tuple(wrong))
     return Kept(f"{len(data)} calls")
+
+
+@decides("DECL-7")
+def unknown_workload_is_refused(view: HistoryView) -> Found:
+    """Refused with an exception that names the type of the workload; queues, slots and rows are as before."""
+    data = inspection(view, "unknown_workload")
+    if not isinstance(data, dict):
+        return data
+    executor = str(view.header.get("executor", "")).rpartition(".")[2]
+    kind, raised, before, after = data["workload_type"][0], data.get("raised"), data["before"], data["after"]
+    changed = tuple(f"{name}: {before[name]}, then {after[name]}" for name in before if before[name] != after[name])
+    refusal = f"queue_workload: {raised}: {data.get('message', '')}"
+    if not raised:
+        return Broken(f"{executor} takes a workload of the unknown type {kind} without an exception", changed)
+    if changed:
+        return Broken(
+            f"{executor} refuses a workload of an unknown type and keeps something of it", (refusal, *changed)
+        )
+    if raised in ACCIDENTS or not any(name in data["message"] for name in data["workload_type"]):
+        return Broken(f"{executor}'s refusal of a workload of an unknown type does not say what is wrong", (refusal,))
+    return Kept(f"refused with {raised}")

@@ -160,3 +160,13 @@ class MintsItsOwnToken(_Mutant):
                 extras={"sub": str(workload.callback.id), "scope": scope}, valid_for=600
             )
         super().queue_workload(workload, session)
+
+
+class TakesWhatItDoesNotKnow(_Mutant):
+    def queue_workload(self, workload: Any, session: Any) -> None:
+        if type(workload).__name__.startswith("Execute"):
+            super().queue_workload(workload, session)
+        elif hasattr(self, "executor_queues"):
+            self.executor_queues[workload.type][workload.key] = workload
+        else:
+            self.queued_tasks[workload.key] = workload

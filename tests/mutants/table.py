@@ -7,6 +7,7 @@ from dataclasses import dataclass
 CASES = {
     "control": ("test_task", "test_control_group", ()),
     "offer": ("test_declaration", "test_declares_what_it_does", ()),
+    "unknown": ("test_declaration", "test_unknown_workload", ()),
     "success": ("test_run", "test_success", ()),
     "kwargs": ("test_run", "test_kwargs", ("nested",)),
     "context": ("test_run", "test_context", ("without_context",)),
@@ -87,6 +88,7 @@ MUTANTS = (
         cases=("control", "context", "raises"),
         follows=frozenset({"CRASH-2"}),
     ),
+    Mutant("TakesWhatItDoesNotKnow", breaks="DECL-7", cases=("control", "offer", "unknown", "success")),
     Mutant("MintsItsOwnToken", breaks="TOKEN-9", cases=("control", "success", "secrets")),
     Mutant(
         "LosesWhatTheWatchDoesNotTell",

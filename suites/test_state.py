@@ -1,0 +1,21 @@
+"""STATE: what the real scheduler code makes of executor events, whatever the executor runs itself."""
+
+from __future__ import annotations
+
+from executor_conformance.harness.case import Case
+from executor_conformance.suites.inspections import inspect
+from executor_conformance.suites.marks import decides
+
+
+@decides("STATE-1")
+def test_forward_only(case: Case) -> None:
+    """Every row state meets every executor event, and every ordered pair of them."""
+    inspect(case, "transitions")
+
+
+@decides("STATE-4")
+def test_deleted_callback(case: Case) -> None:
+    """The row of a callback is deleted before its event is processed."""
+    case.whole_afterwards = False  # until its rows are gone again
+    case.whole_afterwards = "failed" not in inspect(case, "deletion")
+    case.env.observe()  # what the database's own journal saw of the rows
