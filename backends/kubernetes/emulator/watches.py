@@ -103,6 +103,8 @@ class Watch:
             await self._response.prepare(request)
             await self._stream(lines)
             await self._response.write_eof()
+        except ConnectionResetError:  # the client has gone, and there was something to tell
+            raise asyncio.CancelledError from None
         except _Cut:
             if request.transport is not None:
                 request.transport.abort()
