@@ -68,7 +68,7 @@ def start_emulator(site: Site, title: str, module: str, folder: Path, *more: str
     """
     folder.mkdir(parents=True, exist_ok=True)
     env = {"PATH": os.environ.get("PATH", ""), "HOME": str(folder), "TMPDIR": str(folder)}
-    env |= inherited("PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+    env |= inherited("PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "DOCKER_HOST")
     argv = [sys.executable, "-m", module, "--folder", str(folder), *more]
     process = site.supervisor.spawn(title.lower(), argv, env, site.folder)
     deadline = time.monotonic() + LIMITS.worker_start

@@ -195,6 +195,10 @@ class Backend(ABC):
         """Pids of worker processes that wait for a workload, where workers are kept ready."""
         return []
 
+    def roots(self) -> list[int]:
+        """Pids of foreign processes below which workloads run, as those of a container engine; asked often."""
+        return []
+
     def pending(self, callback: str) -> list[str]:
         """What may still happen to the callback by itself, one sentence each: messages, timers, retries."""
         return []

@@ -147,7 +147,7 @@ class Environment:
         self.effects = EffectsServer(self.sink, host)
         self.effects.start()
         fingerprint = keyed_fingerprint(self._fingerprint_key.encode())
-        self.watcher = ProcessWatcher(self.supervisor, self.sink)
+        self.watcher = ProcessWatcher(self.supervisor, self.sink, self.backend.roots)
         for label in ("execution", *self.backend.apis):
             recorder = WireRecorder(label, self.server_url, self.sink, fingerprint, self._pids, host)
             recorder.start()

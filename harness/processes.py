@@ -95,8 +95,8 @@ def all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def descendants_of(root: int) -> dict[int, Stat]:
-    """All below ``root``, by pid, parents before children; zombies too, ``root`` itself not."""
+def descendants_of(root: int, *more: int) -> dict[int, Stat]:
+    """All below ``root`` and further roots, by pid, parents before children; zombies too, the roots themselves not."""
     children: dict[int, list[tuple[int, bytes]]] = {}
     for pid in all_pids():
         data = read_proc(pid, "stat", 2048)
@@ -104,10 +104,11 @@ def descendants_of(root: int) -> dict[int, Stat]:
         if len(fields) == 3:
             children.setdefault(int(fields[1]), []).append((pid, data))
     found: dict[int, Stat] = {}
-    todo = [root]
+    todo = [root, *more]
+    roots = frozenset(todo)
     for parent in todo:
         for pid, data in children.get(parent, ()):
-            if pid not in found and pid != root and (stat := _parse_stat(pid, data)) is not None:
+            if pid not in found and pid not in roots and (stat := _parse_stat(pid, data)) is not None:
                 found[pid] = stat
                 todo.append(pid)
     return found
@@ -193,12 +194,16 @@ def _switches(pid: int) -> int:
 class ProcessWatcher:
     """Records the births and deaths among the descendants of a supervisor's guardian.
 
-    ``sink`` has the signature of ``History.append`` and may be replaced at any time.
+    ``sink`` has the signature of ``History.append`` and may be replaced at any time. ``roots`` gives the pids of
+    foreign processes whose descendants belong to the environment too, as those of a container engine.
     """
 
-    def __init__(self, supervisor: Supervisor, sink: Callable[..., Any]) -> None:
+    def __init__(
+        self, supervisor: Supervisor, sink: Callable[..., Any], roots: Callable[[], Iterable[int]] = tuple
+    ) -> None:
         self.supervisor = supervisor
         self.sink = sink
+        self.roots = roots
         self._known: dict[tuple[int, int], tuple[int, str]] = {}
 
     is_alive = staticmethod(is_alive)
@@ -213,7 +218,7 @@ class ProcessWatcher:
         A parent is recorded before its children; zombies are gone.
         """
         now: dict[tuple[int, int], tuple[int, str]] = {}
-        for stat in descendants_of(self.supervisor.guardian_pid).values():
+        for stat in descendants_of(self.supervisor.guardian_pid, *self.roots()).values():
             if stat.state not in "ZX":
                 # Read each time: a child is born with its parent's title and gets its own by exec.
                 now[stat.pid, stat.started] = (stat.ppid, title_of(stat.pid, stat.comm))
@@ -233,7 +238,7 @@ class ProcessWatcher:
         self.sink("process", what="gone", pid=pid, ppid=ppid, title=title, **known)
 
     def snapshot(self, zombies: bool = False) -> dict[int, ProcessInfo]:
-        """The guardian's descendants by pid, parents first; with those already dead if ``zombies``."""
+        """The descendants by pid, parents first; with those already dead if ``zombies``."""
         return {
             stat.pid: ProcessInfo(
                 pid=stat.pid,
@@ -244,6 +249,6 @@ class ProcessWatcher:
                 switches=_switches(stat.pid),
                 started=stat.started,
             )
-            for stat in descendants_of(self.supervisor.guardian_pid).values()
+            for stat in descendants_of(self.supervisor.guardian_pid, *self.roots()).values()
             if zombies or stat.state not in "ZX"
         }

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from executor_conformance.backends.aws import containers
 from executor_conformance.backends.emulation import (
     CALLABLE_TIMEOUT_S,
     Timers,
@@ -72,7 +73,7 @@ def variants_of(label: str, attempts_setting: str) -> tuple[Variant, ...]:
 
 
 class AwsBackend(Backend):
-    """An AWS of our own on a loopback port; its containers are host processes."""
+    """An AWS of our own on a loopback port; its containers are host processes, or an engine's on this host."""
 
     service: ClassVar[str]
     """'ecs', 'batch' or 'lambda', as the emulator names it."""
@@ -97,6 +98,7 @@ class AwsBackend(Backend):
         self._timers = Timers()
         self._last_call = 0
         self._refused_at = 0.0
+        self._parents = containers.Parents()
 
     @classmethod
     def missing(cls, options: Options) -> str | None:
@@ -107,8 +109,10 @@ class AwsBackend(Backend):
                     f"the distribution {distribution} is not installed; "
                     f"install it with pip install 'airflow-executor-conformance[{cls.name}]'"
                 )
+        if options.substrate == "docker":
+            return containers.missing()
         if options.substrate != "process":
-            return f"this backend runs on host processes only, not on the substrate '{options.substrate}'"
+            return f"this backend runs on host processes and on docker, not on the substrate '{options.substrate}'"
         return None
 
     @property
@@ -119,7 +123,12 @@ class AwsBackend(Backend):
     @property
     def data_plane(self) -> str:
         """The emulator's runner."""
-        return "containers as host processes"
+        return containers.description() if self.in_containers else "containers as host processes"
+
+    @property
+    def in_containers(self) -> bool:
+        """Whether workers run in containers of an engine."""
+        return self.site.options.substrate == "docker"
 
     @property
     def client(self) -> EmulatorClient:
@@ -169,6 +178,8 @@ class AwsBackend(Backend):
     def _start_emulator(self) -> None:
         module = "executor_conformance.backends.aws.emulator"
         more = ("--services", self.service, "--stop-timeout", str(STOP_TIMEOUT_S))
+        if self.in_containers:
+            more += ("--runner", "docker")
         self._emulator = start_emulator(self.site, "AWS", module, self._folder, *more)
         from executor_conformance.backends.aws.emulator.client import EmulatorClient
 
@@ -177,8 +188,11 @@ class AwsBackend(Backend):
     def start(self) -> None:
         """Give the worker's image its interpreter, its paths and the deployment's settings, but no secret."""
         settings = {name: value for name, value in self.site.env.items() if not name.startswith(WITHHELD)}
-        env = {**settings, **image_env()}
-        self.client.set_images({self.resources["image"]: {"env": env}})
+        image: dict[str, Any] = {"env": {**settings, **image_env()}}
+        if self.in_containers:
+            image |= containers.image(self.site)
+            image["env"]["TMPDIR"] = "/tmp"
+        self.client.set_images({self.resources["image"]: image})
 
     def stand_alone(self) -> list[str]:
         """The executor's setting, and where the API is for another client."""
@@ -197,8 +211,16 @@ class AwsBackend(Backend):
     def units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
         """All that runs below the guardian of the emulator's containers."""
         assert self._emulator is not None
+        if self.in_containers:
+            return below(processes, self.roots())
         guardians = {pid for pid, process in processes.items() if process.ppid == self._emulator.pid}
         return below(processes, guardians)
+
+    def roots(self) -> list[int]:
+        """The engine's processes that are the parents of containers."""
+        if not self.in_containers or self._client is None or self.lost():
+            return []
+        return self._parents.of(run["pid"] for run in self.runs() if run["pid"])
 
     def runs(self) -> list[dict[str, Any]]:
         """Runs as the emulator knows them, at most a tenth of a second old."""
@@ -287,6 +309,11 @@ class AwsBackend(Backend):
         self._runs = (0.0, [])
         self._refused_at = 0.0
         return thorough
+
+    def stop(self) -> None:
+        """Let the emulator remove its containers; a killed one leaves that to its reaper."""
+        if self.in_containers and self._emulator is not None and self._emulator.alive:
+            self._emulator.terminate(grace=containers.END_S)
 
     def end_run(self, identity: str) -> None:
         """End a run that a case has left behind."""

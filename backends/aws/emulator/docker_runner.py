@@ -1,9 +1,8 @@
-"""Containers of a docker engine, with the host's network and an init process, as the ECS agent runs them.
+"""Containers of a docker engine on this host, with the host's network and its process ids.
 
 Needs the docker SDK (a dependency of ``moto[batch]``) and images that the engine has; nothing is pulled. Every
-container carries the labels below; what a killed emulator left is removed by the next one in the same folder,
-or by ``remove_leftovers``. A difference to host processes: a program that is not in the image is found missing by
-the init process, so that the container starts and ends with exit code 127.
+container carries the labels below; what a killed emulator left is removed by a reaper, which is a container of its
+own (``docker_reaper``). An image's volumes are bind mounts, so the engine must be on this host.
 """
 
 from __future__ import annotations
@@ -12,12 +11,17 @@ import contextlib
 import os
 import re
 import signal
+import sys
 import threading
+import uuid
 from pathlib import Path
 from typing import Any
 
+from executor_conformance.backends.aws.emulator import docker_reaper
+from executor_conformance.backends.aws.emulator.docker_image import ensure_image, host_volumes
 from executor_conformance.backends.aws.emulator.runner import Handle, Image, ImageMissing, Runner, StartFailed
-from executor_conformance.harness.errors import EnvironmentUnavailable
+from executor_conformance.harness import processes
+from executor_conformance.harness.errors import EnvironmentUnavailable, HarnessError
 
 FOLDER_LABEL = "executor-conformance.folder"
 OWNER_LABEL = "executor-conformance.owner"
@@ -25,7 +29,11 @@ _CALL_SECONDS = 20
 _END_SECONDS = 30.0
 
 
-def _client(timeout: int | None = _CALL_SECONDS) -> Any:
+def engine(timeout: int | None = _CALL_SECONDS) -> Any:
+    """A client (``docker.DockerClient``) of the engine that DOCKER_HOST names, or of the local socket.
+
+    :raises EnvironmentUnavailable: there is no engine, or it is not on this host.
+    """
     try:
         import docker
     except ImportError:
@@ -35,15 +43,9 @@ def _client(timeout: int | None = _CALL_SECONDS) -> Any:
         client.ping()
     except docker.errors.DockerException as error:
         raise EnvironmentUnavailable(f"No docker engine answers: {error}.") from None
+    if not client.api.base_url.startswith("http+docker://"):  # what the SDK makes of a unix socket
+        raise EnvironmentUnavailable(f"The docker engine at {client.api.base_url} is not on this host.")
     return client
-
-
-def remove_leftovers(folder: Path) -> int:
-    """Remove all containers of the emulators that worked in ``folder``; returns how many there were.
-
-    :raises EnvironmentUnavailable: no engine answers.
-    """
-    return _remove_labelled(_client(), folder)
 
 
 def _remove_labelled(client: Any, folder: Path) -> int:
@@ -97,15 +99,39 @@ class DockerRunner(Runner):
     name = "docker"
 
     def __init__(self, folder: Path, client: Any = None) -> None:
-        """Connect (or use ``client``, as of the SDK), and remove what an emulator in this folder left.
+        """Connect (or use ``client``, as of the SDK), remove what an emulator in this folder left, start the reaper.
 
         :raises EnvironmentUnavailable: no engine answers.
+        :raises HarnessError: it does not run the reaper.
         """
         self.folder = folder.resolve()
         self.logs = self.folder / "logs"
         self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._client = client or _client()
+        self._client = client or engine()
         _remove_labelled(self._client, self.folder)
+        self._start_reaper()
+
+    def _start_reaper(self) -> None:
+        from docker.errors import DockerException
+
+        label = f"{FOLDER_LABEL}={self.folder}"
+        own = processes.read_stat(os.getpid())
+        name = f"executor-conformance-reaper-{uuid.uuid4().hex[:12]}"
+        socket = Path(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://"))
+        try:
+            self._client.containers.run(
+                ensure_image(self._client),
+                command=["-I", "-S", docker_reaper.__file__, str(os.getpid()), str(own.started if own else 0), label],
+                entrypoint=[sys.executable],
+                name=name,
+                environment={"HOSTNAME_OF_REAPER": name},
+                volumes=[*host_volumes(), f"{socket.resolve()}:{docker_reaper.SOCKET}"],
+                pid_mode="host",
+                labels={FOLDER_LABEL: str(self.folder), OWNER_LABEL: str(os.getpid())},
+                detach=True,
+            )
+        except DockerException as error:
+            raise HarnessError(f"The docker engine does not run the reaper of containers: {error}") from None
 
     def start(self, image: Image, argv: list[str], env: dict[str, str], name: str, working_dir: str = "") -> Handle:
         """As ``Runner.start``; the image's own environment and entrypoint at the engine count below the given ones."""
@@ -123,7 +149,8 @@ class DockerRunner(Runner):
                 working_dir=working_dir or image.working_dir,
                 volumes=[*image.volumes, *([f"{working_dir}:{working_dir}:ro"] if working_dir else [])],
                 network_mode="host",
-                init=True,
+                pid_mode="host",  # the harness sees and kills processes by their pids
+                user=f"{os.getuid()}:{os.getgid()}",
                 labels={FOLDER_LABEL: str(self.folder), OWNER_LABEL: str(os.getpid())},
             )
         except ImageNotFound:
