@@ -12,10 +12,8 @@ callback: from submit to the terminal row, against the life of the pod's own pro
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,40 +22,18 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Pipe, Process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import psutil
+from emulation import BOUND_S, callback, cpu_s, emulator
 from executor_conformance.harness.backend import Options
-from executor_conformance.harness.case import Case
 from executor_conformance.harness.environment import Environment
 from executor_conformance.harness.errors import HarnessError
-from executor_conformance.harness.history import History
 from executor_conformance.harness.session import choose_backends
 from figures import Figures
 
+MODULE = "executor_conformance.backends.kubernetes.emulator"
+
 PODS = 100
-BOUND_S = 60.0
-
-
-@contextlib.contextmanager
-def emulator(folder: Path) -> Iterator[tuple[float, dict[str, Any]]]:
-    """A running emulator: seconds until it was ready, and what it says of itself."""
-    folder.mkdir()
-    images = folder / "images.json"
-    images.write_text(json.dumps({"true:1": {"env": {"PATH": os.environ["PATH"]}, "entrypoint": ["true"]}}), "utf-8")
-    argv = [sys.executable, "-m", "executor_conformance.backends.kubernetes.emulator", "--folder", str(folder)]
-    began = time.monotonic()
-    process = subprocess.Popen([*argv, "--images", str(images)])
-    try:
-        ready = folder / "ready.json"
-        while not ready.exists():
-            if process.poll() is not None or time.monotonic() - began > BOUND_S:
-                raise HarnessError("The emulator did not become ready.")
-            time.sleep(0.005)
-        yield time.monotonic() - began, json.loads(ready.read_text("utf-8"))
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def look(kubeconfig: str, batch: str, report: Connection) -> None:
@@ -114,31 +90,6 @@ def run_pods(kubeconfig: str, batch: str) -> float:
     return PODS / (ended - began)
 
 
-def cpu_s(process: psutil.Process) -> float:
-    """Seconds of CPU that a process has used."""
-    used = process.cpu_times()
-    return used.user + used.system
-
-
-def callback(env: Environment) -> float:
-    """Submit to terminal row, as a multiple of the life of the pod's process."""
-    env.history = History(env.clock, {"case": "benchmark", "subject": env.variant.label})
-    case = Case(env)
-    began = env.clock.now()
-    made = case.submit("succeed")
-    case.settle()
-    ended = [row["t"] for row in env.history.of("row", callback=made.id) if row["new"] == "success"]
-    kubelet = env.backend.nodes()[0].pid
-    lives = {event["pid"]: event["t"] for event in env.history.of("process", what="born") if event["ppid"] == kubelet}
-    gone = [
-        event["t"] - lives[event["pid"]] for event in env.history.of("process", what="gone") if event["pid"] in lives
-    ]
-    if not ended or not gone:
-        seen = [(event["what"], event["title"][:60]) for event in env.history.of("process")]
-        raise HarnessError(f"The callback or its process was not seen to end; seen: {seen}.")
-    return (ended[0] - began) / gone[0]
-
-
 def main() -> int:
     """Measure and print; 0 if all targets were met, else 1."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -147,8 +98,9 @@ def main() -> int:
     figures = Figures()
     with tempfile.TemporaryDirectory(prefix="executor-conformance-bench-") as name:
         starts = []
+        image = {"env": {"PATH": os.environ["PATH"]}, "entrypoint": ["true"]}
         for number in range(4):
-            with emulator(Path(name) / f"e{number}") as (taken, ready):
+            with emulator(MODULE, Path(name) / f"e{number}", {"true:1": image}) as (taken, ready):
                 starts.append(taken)
                 if number == 3:
                     process = psutil.Process(ready["pid"])
