@@ -177,7 +177,7 @@ class AwsBackend(Backend):
 
     def _start_emulator(self) -> None:
         module = "executor_conformance.backends.aws.emulator"
-        more = ("--services", self.service, "--stop-timeout", str(STOP_TIMEOUT_S))
+        more: tuple[str, ...] = ("--services", self.service, "--stop-timeout", str(STOP_TIMEOUT_S))
         if self.in_containers:
             more += ("--runner", "docker")
         self._emulator = start_emulator(self.site, "AWS", module, self._folder, *more)
