@@ -9,29 +9,20 @@ import json
 import os
 import shutil
 import signal
-import socket
-import struct
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-import weakref
 from pathlib import Path
 from typing import Any
 
 import psutil
 from executor_conformance.harness import processes
 from executor_conformance.harness.errors import BoundReached, HarnessError
+from executor_conformance.harness.guardianship import Guardian
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import FOLDER_VARIABLE, KILLED_BOUND, RUN_VARIABLE
 
 OWNER_FILE = "owner.json"
-ANSWER_BOUND = 15.0  # seconds; the guardian answers within milliseconds unless the machine is overloaded
-STOP_BOUND = 10.0
-
-_GUARDIAN = Path(__file__).with_name("guardian.py")
-_supervisors: weakref.WeakSet[Supervisor] = weakref.WeakSet()
 
 
 class ManagedProcess:
@@ -47,6 +38,10 @@ class ManagedProcess:
 
     def __repr__(self) -> str:
         return f"<{self.name} pid={self.pid} exit_status={self.exit_status}>"
+
+    def note_exit(self, status: int) -> None:
+        """Of the guardian: it was reaped with this wait status."""
+        self.exit_status = os.waitstatus_to_exitcode(status)
 
     @property
     def alive(self) -> bool:
@@ -117,43 +112,28 @@ class Supervisor:
         self.guardian_log = self.logs / "guardian.log"
         self.exits: dict[int, int] = {}
         self.processes: list[ManagedProcess] = []
-        self.lost = False
-        self.changed = threading.Condition()
-        self._running: dict[int, ManagedProcess] = {}
-        self._spawning: dict[int, ManagedProcess] = {}
-        self._answers: dict[int, dict[str, Any]] = {}
-        self._ids = itertools.count(1)
-        self._send_lock = threading.Lock()
         self._stop_lock = threading.Lock()
         self._stopping = False
         self._harness_pid = os.getpid()
         self._write_owner(None)
-        self._socket, theirs = socket.socketpair()
-        _supervisors.add(self)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(ANSWER_BOUND), 0))
-        outer = {name: value for name, value in os.environ.items() if name not in (RUN_VARIABLE, FOLDER_VARIABLE)}
-        with theirs, self.guardian_log.open("ab") as log:
-            self.guardian = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_GUARDIAN), str(theirs.fileno()), str(self.folder)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                env=outer,
-                start_new_session=True,
-            )
+        self.guardian = Guardian(
+            self.folder, self.guardian_log, self._forget_exit, self._note_exit, self._kill_leftovers
+        )
         self.guardian_pid = self.guardian.pid
+        self.changed = self.guardian.changed
         self._write_owner(self.guardian_pid)
-        self._reader = threading.Thread(target=self._read, name=f"guardian-{self.folder.name}", daemon=True)
-        self._reader.start()
         atexit.register(self._at_exit)
         try:
-            self._request({"op": "ping"}, ANSWER_BOUND)
+            self.guardian.ping()
         except HarnessError as error:
             said = self.guardian_log.read_text(errors="replace").strip() if self.guardian_log.exists() else ""
             self.stop(remove=False)
             raise HarnessError(f"The guardian of {self.folder} did not start: {said or error}") from None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the guardian ended without being asked."""
+        return self.guardian.lost
 
     def spawn(self, name: str, argv: list[str], env: dict[str, str], cwd: Path) -> ManagedProcess:
         """Start a process with exactly ``env`` plus the run's marks; both its streams go to logs/<name>.log.
@@ -165,16 +145,9 @@ class Supervisor:
             raise HarnessError(f"{name} cannot be started because the guardian of {self.folder} {how}.")
         process = ManagedProcess(self, name, self._log_for(name))
         marks = {RUN_VARIABLE: self.folder.name, FOLDER_VARIABLE: str(self.folder)}
-        request = {
-            "op": "spawn",
-            "argv": argv,
-            "env": env | marks,
-            "cwd": str(cwd),
-            "stdout": str(process.log),
-        }
-        answer = self._request(request, ANSWER_BOUND, process)
-        if "error" in answer:
-            raise HarnessError(f"{name} did not start: {answer['error']} (command: {' '.join(argv)[:160]}).")
+        problem = self.guardian.spawn(process, argv, env | marks, str(cwd), process.log)
+        if problem:
+            raise HarnessError(f"{name} did not start: {problem} (command: {' '.join(argv)[:160]}).")
         self.processes.append(process)
         return process
 
@@ -198,32 +171,18 @@ class Supervisor:
         with self._stop_lock:
             if not self._stopping:
                 self._stopping = True
-                self._stop(remove)
+                atexit.unregister(self._at_exit)
+                self.guardian.stop(remove, self._kill_leftovers)
             if remove:
                 _remove(self.folder)
-
-    def _stop(self, remove: bool) -> None:
-        atexit.unregister(self._at_exit)
-        try:
-            self._request({"op": "stop", "remove": remove}, STOP_BOUND)
-            self.guardian.wait(STOP_BOUND)
-        except (HarnessError, subprocess.TimeoutExpired):
-            if self.guardian.poll() is None:
-                processes.kill_frozen(self.guardian_pid)
-            self._kill_leftovers()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.guardian.wait(KILLED_BOUND)
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._reader.join(KILLED_BOUND)
-        self._socket.close()
 
     def _at_exit(self) -> None:
         self.stop(remove=True)
 
     def _kill_leftovers(self) -> None:
+        # What the guardian started died with it; what its children started did not
         with self.changed:
-            sessions = set(self._running)
+            sessions = set(self.guardian.running)
         processes.kill_marked(self.folder, sessions)
 
     def _log_for(self, name: str) -> Path:
@@ -245,72 +204,11 @@ class Supervisor:
         draft.write_text(json.dumps(owner))
         draft.replace(self.folder / OWNER_FILE)  # at no moment half written, for a sweep beside us
 
-    def _request(self, request: dict[str, Any], bound: float, process: ManagedProcess | None = None) -> dict[str, Any]:
-        number = next(self._ids)
-        if process is not None:
-            self._spawning[number] = process
-        try:
-            with self._send_lock:
-                self._socket.sendall(json.dumps({"id": number, **request}).encode() + b"\n")
-        except OSError as error:
-            raise HarnessError(f"The guardian of {self.folder} is gone ({error}); see {self.guardian_log}.") from None
-        with self.changed:
-            self.changed.wait_for(lambda: number in self._answers or not self._reader.is_alive() or self.lost, bound)
-            if number in self._answers:
-                return self._answers.pop(number)
-        if self.lost:
-            raise HarnessError(f"The guardian of {self.folder} ended unexpectedly; see {self.guardian_log}.")
-        raise HarnessError(
-            f"The guardian of {self.folder} did not answer '{request['op']}' within {bound:g} s; "
-            f"see {self.guardian_log}."
-        )
+    def _forget_exit(self, pid: int) -> None:
+        self.exits.pop(pid, None)  # of a former process with this pid
 
-    def _read(self) -> None:
-        """Of the reader thread: answers and exits, in the order of the guardian."""
-        rest = b""
-        while True:
-            try:
-                data = self._socket.recv(1 << 16)
-            except OSError:
-                data = b""
-            if not data:
-                break
-            *lines, rest = (rest + data).split(b"\n")
-            with self.changed:
-                for line in lines:
-                    self._take(json.loads(line))
-                self.changed.notify_all()
-        if not self._stopping:
-            # What the guardian started died with it; what its children started did not.
-            self._kill_leftovers()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.guardian.wait(KILLED_BOUND)
-        with self.changed:
-            self.lost = self.lost or not self._stopping
-            self.changed.notify_all()
-
-    def _take(self, message: dict[str, Any]) -> None:
-        if "exit" in message:
-            pid = message["exit"]
-            self.exits[pid] = os.waitstatus_to_exitcode(message["status"])
-            if (ended := self._running.pop(pid, None)) is not None:
-                ended.exit_status = self.exits[pid]
-            return
-        process = self._spawning.pop(message["id"], None)
-        if process is not None and "pid" in message:
-            process.pid, process.started = message["pid"], message["started"]
-            self.exits.pop(process.pid, None)  # of a former process with this pid
-            self._running[process.pid] = process
-        self._answers[message["id"]] = message
-
-
-def _close_in_fork() -> None:
-    # A fork without exec keeps CLOEXEC descriptors; with this end open the guardian would see no EOF.
-    for supervisor in _supervisors:
-        supervisor._socket.close()
-
-
-os.register_at_fork(after_in_child=_close_in_fork)
+    def _note_exit(self, pid: int, status: int) -> None:
+        self.exits[pid] = os.waitstatus_to_exitcode(status)
 
 
 def _identity(pid: int | None) -> dict[str, Any] | None:

@@ -138,7 +138,7 @@ def test_stop_keeps_the_folder_unless_asked(supervisor: Supervisor) -> None:
 def test_stop_is_bounded_with_a_guardian_that_hangs(
     supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("executor_conformance.harness.supervisor.STOP_BOUND", 0.3)
+    monkeypatch.setattr("executor_conformance.harness.guardianship.STOP_BOUND", 0.3)
     pids = tree(supervisor, tmp_path / "pids")
     os.kill(supervisor.guardian_pid, signal.SIGSTOP)
     supervisor.stop(remove=True)

@@ -7,27 +7,19 @@ fork safely and reap everything; it kills all containers when this process dies,
 from __future__ import annotations
 
 import contextlib
-import itertools
-import json
 import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 import uuid
 from pathlib import Path
-from typing import Any
 
 from executor_conformance.backends.aws.emulator.runner import DEFAULT_PATH, Handle, Image, Runner, StartFailed
-from executor_conformance.harness import guardian as guardian_module
 from executor_conformance.harness import processes
 from executor_conformance.harness.errors import HarnessError
+from executor_conformance.harness.guardianship import Guardian
 
-_ANSWER_SECONDS = 15.0
-_STOP_SECONDS = 8.0
 _KILL_SECONDS = 5.0
 
 
@@ -45,7 +37,7 @@ class ProcessHandle(Handle):
         self._exit_code = -1
 
     def note_exit(self, status: int) -> None:
-        """Of the runner: the main process was reaped with this wait status."""
+        """Of the guardian: the main process was reaped with this wait status."""
         code = os.waitstatus_to_exitcode(status)
         self._exit_code = code if code >= 0 else 128 - code
         self._ended.set()
@@ -100,30 +92,12 @@ class ProcessRunner(Runner):
         """
         self.logs = folder.resolve() / "logs"
         self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._ids = itertools.count(1)
-        self._changed = threading.Condition()
-        self._sending = threading.Lock()
-        self._answers: dict[int, dict[str, Any]] = {}
-        self._spawning: dict[int, ProcessHandle] = {}
-        self._running: dict[int, ProcessHandle] = {}
-        self._lost = self._closing = False
+        self._closing = False
         private = folder.resolve() / "guardian"  # what the guardian removes at its end
         private.mkdir(exist_ok=True)
-        self._socket, theirs = socket.socketpair()
-        with theirs, (self.logs / "guardian.log").open("ab") as log:
-            self._guardian = subprocess.Popen(
-                [sys.executable, "-I", "-S", guardian_module.__file__, str(theirs.fileno()), str(private)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                start_new_session=True,
-            )
+        self._guardian = Guardian(private, self.logs / "guardian.log", on_loss=self._note_loss)
         self.guardian_pid = self._guardian.pid
-        self._reader = threading.Thread(target=self._read, daemon=True, name="guardian")
-        self._reader.start()
-        self._request({"op": "ping"})
+        self._guardian.ping()
 
     def start(self, image: Image, argv: list[str], env: dict[str, str], name: str, working_dir: str = "") -> Handle:
         """As ``Runner.start``; an environment without PATH or HOSTNAME gets those of a container runtime."""
@@ -133,19 +107,12 @@ class ProcessRunner(Runner):
         handle = ProcessHandle(self, hostname, self.logs / (re.sub(r"[^\w.-]+", "-", name)[-120:] + ".log"))
         complete = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname} | env
         handle.hostname = complete["HOSTNAME"] if "HOSTNAME" not in env else "-"  # a given one marks nothing
-        request = {
-            "op": "spawn",
-            "argv": argv,
-            "env": complete,
-            "cwd": working_dir or image.working_dir,
-            "stdout": str(handle.log),
-        }
         try:
-            answer = self._request(request, handle)
+            problem = self._guardian.spawn(handle, argv, complete, working_dir or image.working_dir, handle.log)
         except HarnessError as error:
             raise StartFailed(str(error)) from None
-        if "error" in answer:
-            raise StartFailed(_runtime_words(answer["error"], argv[0]))
+        if problem:
+            raise StartFailed(_runtime_words(problem, argv[0]))
         return handle
 
     def close(self) -> None:
@@ -153,63 +120,11 @@ class ProcessRunner(Runner):
         if self._closing:
             return
         self._closing = True
-        with contextlib.suppress(HarnessError):
-            self._request({"op": "stop", "remove": True}, bound=_STOP_SECONDS)
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        try:
-            self._guardian.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            processes.kill_frozen(self.guardian_pid)
+        self._guardian.stop(remove=True)
+        self._guardian.give_up()
 
-    def _request(
-        self, request: dict[str, Any], handle: ProcessHandle | None = None, bound: float = _ANSWER_SECONDS
-    ) -> dict[str, Any]:
-        number = next(self._ids)
-        if handle is not None:
-            self._spawning[number] = handle
-        try:
-            with self._sending:
-                self._socket.sendall(json.dumps({"id": number, **request}).encode() + b"\n")
-        except OSError as error:
-            raise HarnessError(f"The guardian of the container processes is gone ({error}).") from None
-        with self._changed:
-            self._changed.wait_for(lambda: number in self._answers or self._lost, bound)
-            if number in self._answers:
-                return self._answers.pop(number)
-        raise HarnessError(f"The guardian of the container processes did not answer '{request['op']}'.")
-
-    def _read(self) -> None:
-        rest = b""
-        while True:
-            try:
-                data = self._socket.recv(1 << 16)
-            except OSError:
-                data = b""
-            if not data:
-                break
-            *lines, rest = (rest + data).split(b"\n")
-            with self._changed:
-                for line in lines:
-                    self._take(json.loads(line))
-                self._changed.notify_all()
-        with self._changed:
-            self._lost = True
-            for handle in self._running.values():  # they died with the guardian
-                handle.note_exit(signal.SIGKILL)
-            self._running.clear()
-            self._changed.notify_all()
-
-    def _take(self, message: dict[str, Any]) -> None:
-        if "exit" in message:
-            if (ended := self._running.pop(message["exit"], None)) is not None:
-                ended.note_exit(message["status"])
-            return
-        handle = self._spawning.pop(message["id"], None)
-        if handle is not None and "pid" in message:
-            handle.pid, handle.started = message["pid"], message["started"]
-            self._running[handle.pid] = handle
-        self._answers[message["id"]] = message
+    def _note_loss(self) -> None:
+        self._guardian.give_up()
 
 
 def _runtime_words(problem: str, program: str) -> str:
