@@ -255,7 +255,7 @@ class Case:
                 if rest:
                     self.env.sink("rest", **watch.proof())
                 else:
-                    self.env.sink("bound", waiting_for=reason, limit_s=LIMITS.settle, **watch.proof())
+                    self.env.sink("bound", waiting_for=reason, limit_s=LIMITS.settle, **watch.given_up())
                 states = {callback.probe: self.state(callback) for callback in self.callbacks}
                 raise BoundReached(f"{reason} was not reached; the rows are {states}.")
             self.pause()
@@ -343,7 +343,7 @@ class Case:
                 self.env.sink("rest", **watch.proof())
                 return
             if watch.expired(limit):
-                self.env.sink("bound", waiting_for="rest", limit_s=limit, **watch.proof())
+                self.env.sink("bound", waiting_for="rest", limit_s=limit, **watch.given_up())
                 self.disturbed = True
                 return
             self.pause()
@@ -398,7 +398,7 @@ class Case:
         while self.task_state(run, task_id) not in ended or watch.live() or self.holds_task(run):
             self.pump()
             if watch.at_rest() or watch.expired(LIMITS.settle):
-                self.env.sink("bound", waiting_for=f"task {dag_id}.{task_id}", **watch.proof())
+                self.env.sink("bound", waiting_for=f"task {dag_id}.{task_id}", **watch.given_up())
                 break
             self.pause()
         self.scheduling = False

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from executor_conformance.harness.catalogue import Catalogue
 from executor_conformance.harness.errors import HarnessError
-from executor_conformance.harness.history import History
+from executor_conformance.harness.history import Event, History
 from executor_conformance.harness.verdicts import Decision, Verdict
 from executor_conformance.harness.view import HistoryView
 
@@ -104,7 +104,8 @@ def decide(history: History, clauses: Iterable[str], catalogue: Catalogue) -> li
 
     A scenario that had no means to run decides nothing. One that broke is an error of the harness, unless the
     history shows a clause broken all the same; one whose environment broke is an error whatever was seen, for
-    nothing of it can be held against an executor. A scheduler that died in it is always asked about.
+    nothing of it can be held against an executor. Neither can what is seen where a worker did not get the CPU. A
+    scheduler that died in it is always asked about.
     """
     ended = (history.of("end") or [{"trouble": "the case did not come to its end"}])[-1]
     asked = list(clauses)
@@ -118,9 +119,22 @@ def decide(history: History, clauses: Iterable[str], catalogue: Catalogue) -> li
         asked.append("CRASH-5")
     decisions = check(history, asked, catalogue)
     broken = any(decision.verdict in (Verdict.FAIL, Verdict.FINDING) for decision in decisions)
+    starved = [event for event in history.of("bound") if event.get("starved")]
+    if starved and broken:
+        return [_spared(decision, starved[0]) for decision in decisions]
     if (trouble := ended.get("trouble")) and not broken:
         return [Decision(clause, Verdict.ERROR, trouble) for clause in asked]
     return decisions
+
+
+def _spared(decision: Decision, bound: Event) -> Decision:
+    if decision.verdict not in (Verdict.FAIL, Verdict.FINDING):
+        return decision
+    reason = (
+        f"the machine was overloaded: a worker still worked when the wait for {bound.get('waiting_for', 'rest')} was "
+        f"given up, so it is not held against anybody that: {decision.reason}"
+    )
+    return Decision(decision.clause, Verdict.ERROR, reason, decision.evidence)
 
 
 def _decide(view: HistoryView, clause_id: str, catalogue: Catalogue) -> Decision:

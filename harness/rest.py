@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.pressure import Progress, overloaded
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.view import TERMINAL
 
@@ -38,6 +39,7 @@ class RestWatch:
         self._since = 0.0
         self._steps = 0
         self._alive: list[str] = []
+        self._progress = Progress()
 
     def live(self) -> list[int]:
         """Live units of work, of any callback or task."""
@@ -46,7 +48,7 @@ class RestWatch:
     def expired(self, limit: float) -> bool:
         """Whether the wait has lasted ``limit`` seconds and nothing has moved for as long, or three times ``limit``.
 
-        On a machine that is overloaded things move late, and that is nobody's failure.
+        On an overloaded machine things move late, and that is nobody's failure. A worker that uses the CPU moves.
         """
         now = time.monotonic()
         return now - max(self._began, self._moved) > limit or now - self._began > 3 * limit
@@ -86,7 +88,7 @@ class RestWatch:
             len([1 for event in env.history.of("wire") if event["api"] == "execution"]),
             tuple(self.case.task_state(run, task) for run, task in self.tasks),
         )
-        if mark != self._mark:
+        if mark != self._mark or self._progress.look(processes, units):
             self._moved = time.monotonic()
         if mark != self._mark or self._alive or (busy and not (ended and freed)):
             self._mark, self._since, self._steps = mark, time.monotonic(), env.steps
@@ -118,3 +120,7 @@ class RestWatch:
             "quiet_s": round(time.monotonic() - self._since, 3),
             "quiet_steps": self.case.env.steps - self._steps,
         }
+
+    def given_up(self) -> dict[str, Any]:
+        """The proof at a bound, and whether workers still worked then on a machine that had no CPU left for them."""
+        return {**self.proof(), "starved": bool(self._alive) and self._progress.working and overloaded()}

@@ -199,3 +199,14 @@ def test_what_was_seen_in_a_broken_environment_accuses_nobody() -> None:
         ("CRASH-4", Verdict.ERROR, "The API server has ended."),
     }
     assert Verdict.FAIL in {d.verdict for d in check(seen.stored(), ["CRASH-4"], CATALOGUE)}
+
+
+def test_what_was_given_up_on_an_overloaded_machine_accuses_nobody() -> None:
+    seen = history().callback().row("c1", "queued", "running").bound(starved=True).add("end", trouble="")
+    (decision,) = [d for d in decide(seen.stored(), ["CRASH-1"], CATALOGUE) if d.clause == "CRASH-1"]
+    assert decision.verdict is Verdict.ERROR
+    assert "the machine was overloaded" in decision.reason
+    assert "still RUNNING after 30 s" in decision.reason
+    seen = history().callback().row("c1", "queued", "running").bound(starved=False).add("end", trouble="")
+    (decision,) = [d for d in decide(seen.stored(), ["CRASH-1"], CATALOGUE) if d.clause == "CRASH-1"]
+    assert decision.verdict is Verdict.FAIL
