@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from executor_conformance.harness.case import Callback, Case, NotApplicable
+from executor_conformance.harness.points import join, lose_report, part, until_returned
 from executor_conformance.harness.rules import Answer, DropResponse, Hold, HoldResponse, WireRule
 from executor_conformance.suites.marks import decides
 
@@ -169,5 +170,51 @@ def test_scheduler_restart(case: Case) -> None:
     case.until_running_or_quiet(callback)
     case.restart_scheduler("scheduler-restart")
     entered.release()
+    case.settle()
+    case.follow_up()
+
+
+@decides(*LIVENESS)
+def test_report_lost(case: Case) -> None:
+    """report-lost: core has taken the callback's terminal event, and the scheduler dies before it commits."""
+    callback = case.submit("hold", expect="terminal")
+    effect = case.stop_at(callback, "effect")
+    case.reach(effect, "the effect of the callable")
+    case.until_running_or_quiet(callback)
+    effect.release()
+    lose_report(case, callback)
+    case.settle()
+    case.follow_up()
+
+
+@decides(*LIVENESS, "RUN-7")
+def test_partition_while_it_runs(case: Case) -> None:
+    """partition: the worker loses the API server and finds it again while the callable runs, which then asks it."""
+    callback = case.submit("hold_then_read_secrets", expect="terminal")
+    entered = case.stop_at(callback, "enter")
+    case.reach(entered, "the start of the callable")
+    case.until_running_or_quiet(callback)
+    part(case)
+    case.linger()
+    join(case)
+    entered.release()
+    case.settle()
+    case.follow_up()
+
+
+@decides(*LIVENESS)
+@pytest.mark.parametrize("outlasts", ["the-callable", "the-retries"])
+def test_partition_at_its_end(case: Case, outlasts: str) -> None:
+    """partition: the callable ends while its worker has lost the API server, which comes back at once, or too late."""
+    callback = case.submit("hold", expect="terminal")
+    entered = case.stop_at(callback, "enter")
+    process = case.reach(entered, "the start of the callable")
+    case.until_running_or_quiet(callback)
+    part(case)
+    entered.release()
+    until_returned(case, callback, process["pid"])
+    if outlasts == "the-retries":
+        case.linger()  # a worker's retries take less than a second here
+    join(case)
     case.settle()
     case.follow_up()

@@ -1,0 +1,60 @@
+"""Fault points that concern several parts of an environment at once: a report, the network, the transport."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from executor_conformance.harness.errors import BoundReached
+from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.rest import RestWatch
+
+if TYPE_CHECKING:
+    from executor_conformance.harness.case import Callback, Case
+
+
+def lose_report(case: Case, callback: Callback) -> None:
+    """Let core take the callback's terminal event, SIGKILL the scheduler before it writes, and start another.
+
+    :raises BoundReached: the executor reported no end, so there was nothing to lose.
+    """
+    watch = RestWatch(case, [callback])
+    while not case.env.pump(scheduling=case.scheduling, stop_at_drain=callback.id):
+        rest = watch.at_rest()
+        if rest or watch.expired(case.env.settle_s):
+            case.env.sink("rest" if rest else "bound", waiting_for="a report", limit_s=LIMITS.settle, **watch.proof())
+            raise BoundReached(f"The executor reported no end of the callback; its row is {case.state(callback)}.")
+        case.pause()
+    case.env.sink("note", what="report drained", callback=callback.id, state=case.state(callback))
+    case.restart_scheduler("report-lost")
+
+
+def part(case: Case) -> None:
+    """Cut the workers off from the API server: open connections are reset, new ones refused."""
+    for recorder in case.env.site.recorders.values():
+        recorder.refuse()
+    case.fault("partition")
+
+
+def join(case: Case) -> None:
+    """Let the workers find the API server again."""
+    for recorder in case.env.site.recorders.values():
+        recorder.accept()
+    case.env.sink("note", what="healed")
+
+
+def until_returned(case: Case, callback: Callback, pid: int) -> None:
+    """Wait, without a step of the scheduler, until the callable has returned and its process has ended.
+
+    Where the process cannot be seen, the callable's last report has to do.
+
+    :raises BoundReached: it did not.
+    """
+    if case.env.backend.on_this_host:
+        case.until_gone(pid, "the callable's process")
+        return
+    deadline = time.monotonic() + LIMITS.start_of_callable
+    while not case.effects(callback, "effect"):
+        if time.monotonic() > deadline:
+            raise BoundReached(f"The callable did not return within {LIMITS.start_of_callable:g} s.")
+        time.sleep(LIMITS.pump_interval)
