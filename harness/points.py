@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.rest import RestWatch
+from executor_conformance.harness.view import HistoryView
 
 if TYPE_CHECKING:
     from executor_conformance.harness.case import Callback, Case
@@ -41,6 +42,26 @@ def join(case: Case) -> None:
     for recorder in case.env.site.recorders.values():
         recorder.accept()
     case.env.sink("note", what="healed")
+
+
+def until_delivered_again(case: Case, callback: Callback) -> None:
+    """Step until a second worker process has claimed the callback or has begun to run it, or clearly will not.
+
+    An executor, or a worker, may know a workload that it had before; then nothing comes of the second delivery.
+    """
+    began = since = time.monotonic()
+    mark = None
+    while time.monotonic() - since <= LIMITS.second_delivery and time.monotonic() - began <= LIMITS.settle:
+        case.pump()
+        view = next(each for each in HistoryView(case.env.history).callbacks if each.id == callback.id)
+        if len(view.responses(view.claims)) > 1 or view.executions > 1:
+            case.env.sink("note", what="delivered again", callback=callback.id)
+            return
+        now = (len(view.requests), case.env.effects.reports, tuple(case.env.units()))
+        if now != mark:
+            mark, since = now, time.monotonic()
+        case.pause()
+    case.env.sink("note", what="second delivery came to nothing", callback=callback.id)
 
 
 def until_returned(case: Case, callback: Callback, pid: int) -> None:

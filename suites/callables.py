@@ -168,6 +168,18 @@ def ask_missing_variable(probe: str | None = None) -> None:
     _ask(probe, lambda: Variable.get("conformance_no_such_variable"))
 
 
+def remember(probe: str, store: Any, try_number: int) -> None:
+    """Look into the task's state store, and write into it where nothing is there yet."""
+    report("enter", probe, store=store is not None, try_number=try_number)
+    if store is not None:
+        found = store.get("conformance")
+        report("found", probe, value=found, try_number=try_number)
+        if found is None:
+            store.set("conformance", "kept")
+            report("kept", probe, try_number=try_number)
+    report("return", probe, try_number=try_number)
+
+
 def _ask(probe: str | None, question: Any) -> None:
     report("enter", probe)
     try:
