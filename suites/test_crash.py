@@ -9,6 +9,7 @@ from executor_conformance.harness.rules import Answer, DropResponse, Hold, HoldR
 from executor_conformance.suites.marks import decides
 
 LIVENESS = ("CRASH-1", "CRASH-2", "CRASH-3", "CRASH-4", "CRASH-5", "CRASH-6", "CRASH-8", "CRASH-9")
+DEATH = (*LIVENESS, "CRASH-7")
 
 
 def claim_rule(case: Case, callback: Callback, action: object, **more: int) -> WireRule:
@@ -27,7 +28,7 @@ def pids_of(case: Case, victim: str, child: int, supervisor: int) -> list[int]:
     return case.env.watcher.tree_of(supervisor)
 
 
-@decides(*LIVENESS)
+@decides(*DEATH)
 def test_killed_before_claim(case: Case) -> None:
     """before-claim: SIGKILL while the worker's first Execution API call has not arrived."""
     case.needs_victim("unit")
@@ -75,7 +76,7 @@ def test_claim_response_lost(case: Case) -> None:
     case.follow_up()
 
 
-@decides(*LIVENESS)
+@decides(*DEATH)
 def test_killed_after_claim(case: Case) -> None:
     """after-claim: SIGKILL after the claim has committed, before the callable runs."""
     case.needs_victim("unit")
@@ -89,7 +90,7 @@ def test_killed_after_claim(case: Case) -> None:
     case.follow_up()
 
 
-@decides(*LIVENESS)
+@decides(*DEATH)
 @pytest.mark.parametrize("victim", ["child", "supervisor", "unit"])
 def test_killed_during(case: Case, victim: str) -> None:
     """during: SIGKILL while the callable runs; whoever is left alive goes on afterwards."""
@@ -102,7 +103,7 @@ def test_killed_during(case: Case, victim: str) -> None:
     case.follow_up()
 
 
-@decides(*LIVENESS)
+@decides(*DEATH)
 def test_killed_during_import(case: Case) -> None:
     """during: SIGKILL to the supervisor while its child imports the callable's module."""
     case.needs_victim("supervisor")
@@ -115,7 +116,7 @@ def test_killed_during_import(case: Case) -> None:
     case.follow_up()
 
 
-@decides(*LIVENESS)
+@decides(*DEATH)
 def test_node_lost_during(case: Case) -> None:
     """during: the whole worker is lost while the callable runs, and a new one is started."""
     if "node" not in case.env.backend.victims:
@@ -133,7 +134,7 @@ def test_node_lost_during(case: Case) -> None:
     case.follow_up()
 
 
-@decides(*LIVENESS)
+@decides(*DEATH)
 def test_killed_after_effect(case: Case) -> None:
     """after-effect: the callable has returned; its supervisor is killed before it can say so."""
     case.needs_victim("supervisor")

@@ -6,7 +6,7 @@ import pytest
 from executor_conformance.harness.case import Case
 from executor_conformance.harness.points import until_delivered_again
 from executor_conformance.suites.marks import decides, ways
-from executor_conformance.suites.test_crash import LIVENESS
+from executor_conformance.suites.test_crash import DEATH, LIVENESS
 
 
 def _under(case: Case, point: str, way: str) -> None:
@@ -52,7 +52,7 @@ def test_stopped_before_start(case: Case, way: str) -> None:
     case.follow_up()
 
 
-@decides(*LIVENESS)
+@decides(*DEATH)
 @ways("stopped")
 def test_stopped(case: Case, way: str) -> None:
     """stopped: the unit of work is stopped from outside while the callable runs."""

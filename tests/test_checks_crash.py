@@ -166,6 +166,22 @@ NOT_SUCCESS = [
 ]
 
 TELLS = [
+    ("not-where", crashed(output="It was killed by SIGKILL"), FAIL, "does not tell where"),
+    ("not-that", crashed(output="The worker failed"), FAIL, "does not tell that the worker died"),
+    ("exit-code", crashed(output="container base: Error, exit code 137"), PASS, "137"),
+    ("raised", crashed(output="ValueError: on purpose"), FAIL, "does not tell that the worker died"),
+    (
+        "stopped-from-outside",
+        history().callback().fault("stopped", way="evicted").failed(output=""),
+        FAIL,
+        "does not tell that the worker died",
+    ),
+    (
+        "scheduler-killed",
+        history().callback().fault("scheduler-restart", victim="scheduler").failed(output=""),
+        NA,
+        "no worker was killed",
+    ),
     ("told", crashed(output="Worker 200 was killed by SIGKILL"), PASS, "SIGKILL"),
     ("bare", crashed(output="Execution failed"), FAIL, "which does not tell that the worker died"),
     ("empty", crashed(), FAIL, "which does not tell"),
