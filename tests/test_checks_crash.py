@@ -200,6 +200,12 @@ TELLS = [
 NO_ORPHAN = [
     ("none", crashed(), PASS, ""),
     ("orphan", crashed().effect("c1", "effect", ppid=1), FAIL, "an orphan of the killed worker went on"),
+    (
+        "nobody-killed",
+        history().callback().started().ended("c1", "failed").effect("c1", "effect"),
+        FAIL,
+        "it had been running still",
+    ),
     ("repair-lets-it-go", crashed().add("end", trouble="").effect("c1", "effect", ppid=1), PASS, ""),
     ("not-terminal", history().callback().started().rest(), NA, "no row"),
 ]

@@ -206,6 +206,11 @@ class CeleryBackend(Backend):
             return [f"the broker delivers the message again within {VISIBILITY_TIMEOUT_S} s"]
         return []
 
+    def succeeded(self, callback: str) -> bool:
+        """The result backend has it as a success, whatever was there before."""
+        task_id = self._task_id(callback)
+        return task_id is not None and self._status(task_id) == "SUCCESS"
+
     def lose_node(self) -> list[int]:
         """Kill the worker and start a new one; what was not acknowledged is for the broker to deliver again."""
         killed = [pid for node in self.nodes() for pid in node.kill_tree()]

@@ -197,9 +197,10 @@ def no_effect_after_the_end(view: HistoryView) -> Found:
             if event["t"] > callback.terminal["t"] + SLACK and event["what"] not in ("return",)
         ]
         if late:
+            who = "an orphan of the killed worker went on" if _workers_killed(view) else "it had been running still"
             return Broken(
                 f"The row was {callback.terminal['new'].upper()}, and {late[0]['t'] - callback.terminal['t']:.1f} s "
-                "later the callable had an effect: an orphan of the killed worker went on",
+                f"later the callable had an effect: {who}",
                 callback.story(),
             )
     return Kept() if decided else Undecided("no row of this case is terminal")
