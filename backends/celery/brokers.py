@@ -155,6 +155,7 @@ class ServerBroker(Broker):
     """A server; one that is a Redis shows the messages that a worker has taken."""
 
     scheme: str
+    _messages: RedisMessages | None = None
 
     @property
     def repeats(self) -> bool:  # type: ignore[override]
@@ -163,7 +164,7 @@ class ServerBroker(Broker):
 
     def start(self) -> None:
         """Nothing has been kept yet."""
-        self._messages: RedisMessages | None = None
+        self._messages = None
 
     def keep(self, task_id: str) -> None:
         """As the server shows it, if it does."""
