@@ -195,6 +195,12 @@ class EdgeBackend(Backend):
             self.site.recorders["edge"].remove_rule(self._again)
             self._again = None
 
+    def succeeded(self, callback: str) -> bool:
+        """The job's row says so, which only a worker writes."""
+        assert self.site.journal is not None
+        rows = self.site.journal.query("SELECT state FROM edge_job WHERE task_id = ?", (callback,))
+        return any(row[0] == "success" for row in rows)
+
     def lose_node(self) -> list[int]:
         """Kill the worker and start a new one under a new name."""
         killed = [pid for node in self.nodes() for pid in node.kill_tree()]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.rest import RestWatch
-from executor_conformance.harness.view import HistoryView
+from executor_conformance.harness.view import TERMINAL, HistoryView
 
 if TYPE_CHECKING:
     from executor_conformance.harness.case import Callback, Case
@@ -62,6 +62,14 @@ def until_delivered_again(case: Case, callback: Callback) -> None:
             mark, since = now, time.monotonic()
         case.pause()
     case.env.sink("note", what="second delivery came to nothing", callback=callback.id)
+
+
+def while_it_matters(case: Case, callback: Callback) -> None:
+    """Go on until the row has ended by what was just done to it, or for two quiet windows if it does not."""
+    until = time.monotonic() + 2 * LIMITS.quiet_window
+    while case.state(callback) not in TERMINAL and time.monotonic() < until:
+        case.pump()
+        case.pause()
 
 
 def until_returned(case: Case, callback: Callback, pid: int) -> None:

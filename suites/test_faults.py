@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from executor_conformance.harness.case import Case
-from executor_conformance.harness.points import until_delivered_again
+from executor_conformance.harness.points import until_delivered_again, while_it_matters
 from executor_conformance.suites.marks import decides, ways
 from executor_conformance.suites.test_crash import DEATH, LIVENESS
 
@@ -82,7 +82,7 @@ def test_redelivery(case: Case, way: str, moment: str) -> None:
         case.settle()
     case.inject("redelivery", way, callback)
     until_delivered_again(case, callback)
-    case.linger()
+    while_it_matters(case, callback)
     entered.release()
     case.settle()
     case.heal()
