@@ -196,7 +196,7 @@ class EdgeBackend(Backend):
             self._again = None
 
     def succeeded(self, callback: str) -> bool:
-        """The job's row says so, which only a worker writes."""
+        """The job's row says so; for a callback, only a worker writes that."""
         assert self.site.journal is not None
         rows = self.site.journal.query("SELECT state FROM edge_job WHERE task_id = ?", (callback,))
         return any(row[0] == "success" for row in rows)
