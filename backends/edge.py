@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import ClassVar
 
-from executor_conformance.harness.backend import Backend, Options, Variant, installed
+from executor_conformance.harness.backend import OTHER_QUEUE, Backend, Options, Variant, installed
 from executor_conformance.harness.errors import BoundReached, HarnessError
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import ProcessInfo
@@ -41,6 +41,9 @@ class EdgeBackend(Backend):
         ),
     )
     victims: ClassVar = frozenset({"child", "supervisor", "unit", "node", "idle"})
+    has_queues: ClassVar = True
+    crowd: ClassVar = 20
+    faults: ClassVar = {"redelivery": ("fetched-twice",)}
 
     @classmethod
     def missing(cls, options: Options) -> str | None:
@@ -79,6 +82,7 @@ class EdgeBackend(Backend):
 
     def start(self) -> None:
         """Nothing yet: the worker registers with the API server, which is not up."""
+        self._again: WireRule | None = None
         self._nodes: list[ManagedProcess] = []
         self.use_variant(self.site.variant)
 
@@ -104,7 +108,7 @@ class EdgeBackend(Backend):
             "--concurrency",
             str(self.worker_concurrency),
         ]
-        argv += ["--queues", "default"]
+        argv += ["--queues", f"default,{OTHER_QUEUE}"]
         self._name = name
         self._nodes.append(self.site.supervisor.spawn("edge-worker", argv, env, self.site.folder))
 
@@ -156,6 +160,8 @@ class EdgeBackend(Backend):
                 )
                 if _task_of(row[2]) == callback
             ]
+        if self._again and not self._again.hits:
+            return ["a worker's next fetch brings a job that was fetched before"]
         for state, _, _ in rows:
             alive = any(node.alive for node in self._nodes)
             if state == "queued" and alive:
@@ -163,6 +169,37 @@ class EdgeBackend(Backend):
             if state == "running":
                 return [f"the executor takes a job without news for an orphan after {ORPHANED_AFTER_S} s"]
         return []
+
+    def queue_of(self, callback: str) -> str | None:
+        """As the job's row says."""
+        assert self.site.journal is not None
+        rows = self.site.journal.query("SELECT queue FROM edge_job WHERE task_id = ?", (callback,))
+        return str(rows[0][0]) if rows else None
+
+    def inject(self, point: str, way: str, callback: str) -> str:
+        """Answer the next fetch with the callback's job, in the server's place."""
+        assert self.site.journal is not None
+        columns = "dag_id, task_id, run_id, map_index, try_number, concurrency_slots, command"
+        rows = self.site.journal.query(f"SELECT {columns} FROM edge_job WHERE task_id = ?", (callback,))
+        if not rows:
+            raise HarnessError(f"There is no edge job of the callback {callback}.")
+        job = dict(zip(columns.split(", "), rows[0], strict=True))
+        job["command"] = json.loads(job["command"])
+        self._again = WireRule(Answer(200, job, {}), method="POST", path=r"/jobs/fetch/", times=1)
+        self.site.recorders["edge"].add_rule(self._again)
+        return "the next fetch of a worker brings the job once more"
+
+    def heal(self) -> None:
+        """Let each fetch reach the server."""
+        if self._again:
+            self.site.recorders["edge"].remove_rule(self._again)
+            self._again = None
+
+    def succeeded(self, callback: str) -> bool:
+        """The job's row says so; for a callback, only a worker writes that."""
+        assert self.site.journal is not None
+        rows = self.site.journal.query("SELECT state FROM edge_job WHERE task_id = ?", (callback,))
+        return any(row[0] == "success" for row in rows)
 
     def lose_node(self) -> list[int]:
         """Kill the worker and start a new one under a new name."""

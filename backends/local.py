@@ -17,6 +17,9 @@ class LocalBackend(Backend):
     executor: ClassVar[str] = "airflow.executors.local_executor.LocalExecutor"
     variants: ClassVar = (Variant("local"),)
     victims: ClassVar = frozenset({"child", "supervisor", "unit", "idle"})
+    unreachable: ClassVar = {
+        "redelivery": "A workload is taken out of the executor's own queue once; no transport could repeat it."
+    }
 
     @classmethod
     def missing(cls, options: Options) -> str | None:

@@ -31,6 +31,8 @@ def installed(distribution: str) -> bool:
     return True
 
 
+OTHER_QUEUE = "conformance-other"
+"""A queue beside 'default' to which the workers listen where the executor has queues."""
 LOCAL_WORKER = "airflow worker -- LocalExecutor"
 """How the title of a LocalExecutor's worker begins."""
 
@@ -126,11 +128,17 @@ class Backend(ABC):
     """Which processes a fault can kill: 'child', 'supervisor', 'unit' (both), 'node' (the whole worker)."""
     faults: ClassVar[Mapping[str, Sequence[str]]] = {}
     """What :meth:`inject` can do at the control plane and the data plane: fault points, each with its ways."""
+    unreachable: ClassVar[Mapping[str, str]] = {}
+    """Why the environment has no means to reach a fault point that others reach, in one sentence: point to reason."""
     stands_alone: ClassVar[bool] = False
     """Whether its control plane can be started alone, by ``executor-conformance up``."""
     on_this_host: bool = True
     """Whether workers are processes of this host, whose pids and files the harness can see."""
     worker_concurrency: ClassVar[int] = 5
+    crowd: ClassVar[int] = 100
+    """How many callbacks are sent at once: 100, or fewer where each is a process with all of Airflow's imports."""
+    has_queues: ClassVar[bool] = False
+    """Whether the executor puts workloads into queues that Airflow's configuration names."""
     callable_timeout_s: ClassVar[int] = LIMITS.callback_execution_timeout
     """``[callbacks] callback_execution_timeout``; longer where the start of several workers takes long."""
     chooses: ClassVar[str] = "executor"
@@ -220,6 +228,13 @@ class Backend(ABC):
         :raises HarnessError: the control plane did not take it.
         """
         raise NotImplementedError(f"the backend {self.name} has no fault {point} by way of {way}")
+
+    def remember(self, callback: str) -> None:  # noqa: B027
+        """Keep what it takes to deliver the callback's workload once more later; its callable is held meanwhile."""
+
+    def queue_of(self, callback: str) -> str | None:
+        """The queue in which the control plane had a callback that was remembered; None if it cannot be told."""
+        return None
 
     def accepted(self, callback: str) -> bool:
         """Whether the control plane has the submission of this callback."""

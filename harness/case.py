@@ -80,12 +80,14 @@ class Case:
         role: str = "subject",
         executor: str | None = None,
         probe: bool = True,
+        queue: str | None = None,
     ) -> Callback:
         """Miss a deadline whose callback is ``callable_``.
 
         :param callable_: a name of the suite's callables, ``dag-file:NAME``, or a dotted path.
         :param expect: 'success', 'failure' (the callable fails) or 'terminal' (a fault decides).
         :param role: 'subject', 'follow-up' or 'filler'.
+        :param queue: that its data names, where the running core can express that.
         """
         if executor is None and (why := self.env.refuses_callbacks()):
             raise DoesNotSupport(why)
@@ -94,7 +96,8 @@ class Case:
         sent = encode(kwargs or {})
         all_kwargs = {**sent, "probe": name} if probe else sent
         assert self.env.scheduler is not None
-        made = self.env.scheduler.submit(path, all_kwargs, executor=executor)
+        more = {"queue": queue} if queue else {}
+        made = self.env.scheduler.submit(path, all_kwargs, executor=executor, **more)
         callback = Callback(made["callback"], name)
         self.env.sink(
             "submitted",
@@ -140,12 +143,20 @@ class Case:
 
         :raises NotApplicable: the environment has no means for it.
         """
-        if way not in self.env.backend.faults.get(point, ()):
-            raise NotApplicable(f"This environment has no means to reach the fault point '{point}'.")
+        self.needs_way(point, way)
         if why := self.env.refuses_callbacks():
             raise DoesNotSupport(why)
         done = self.env.backend.inject(point, way, callback.id if callback else "")
         self.fault(point, way=way, done=done)
+
+    def needs_way(self, point: str, way: str) -> None:
+        """Go on only where the control plane or the data plane can fail at ``point`` by ``way``.
+
+        :raises NotApplicable: it cannot.
+        """
+        if way not in self.env.backend.faults.get(point, ()):
+            general = f"This environment has no means to reach the fault point '{point}'."
+            raise NotApplicable(self.env.backend.unreachable.get(point, general))
 
     def heal(self) -> None:
         """Take back the faults of the control plane and the data plane."""

@@ -398,7 +398,8 @@ class Environment:
         """
         self.effects.clear()
         self.wire.clear_rules()
-        self.wire.accept()
+        for recorder in self.site.recorders.values():
+            recorder.accept()
         self.stop_plain_scheduler()
         self.backend.heal()
         left = self.units()
@@ -476,8 +477,8 @@ class Environment:
             else:
                 self.sink("task_row", t=t, table=entry.table, id=entry.row_id, old=entry.old, new=entry.new)
 
-    def pump(self, **step: Any) -> None:
-        """One step of the scheduler loop, observed.
+    def pump(self, **step: Any) -> bool:
+        """One step of the scheduler loop, observed; whether it stopped where it was told to, and waits to be killed.
 
         :raises SchedulerDied: the real code raised, which ends a real scheduler, or its process is gone.
         """
@@ -488,7 +489,7 @@ class Environment:
             time.sleep(LIMITS.pump_interval)
             self.steps += 1
             self.observe()
-            return
+            return False
         try:
             seen = self.scheduler.step(**step)
         except BoundReached as hang:
@@ -515,3 +516,4 @@ class Environment:
                 f"{error['type']} in {error['where']} ended the scheduler: {error['message']}",
                 error["traceback"],
             )
+        return "drained" in seen

@@ -135,6 +135,11 @@ def read_secrets(probe: str | None = None) -> None:
     report("return", probe, port=port, value=value)
 
 
+def hold_then_read_secrets(probe: str | None = None) -> None:
+    """As ``read_secrets``; a case lets go of it where it likes."""
+    read_secrets(probe)
+
+
 def ask_variable_set(probe: str | None = None) -> None:
     """Ask the supervisor for ``Variable.set``."""
     from airflow.sdk import Variable
@@ -161,6 +166,18 @@ def ask_missing_variable(probe: str | None = None) -> None:
     from airflow.sdk import Variable
 
     _ask(probe, lambda: Variable.get("conformance_no_such_variable"))
+
+
+def remember(probe: str, store: Any, try_number: int) -> None:
+    """Look into the task's state store, and write into it where nothing is there yet."""
+    report("enter", probe, store=store is not None, try_number=try_number)
+    if store is not None:
+        found = store.get("conformance")
+        report("found", probe, value=found, try_number=try_number)
+        if found is None:
+            store.set("conformance", "kept")
+            report("kept", probe, try_number=try_number)
+    report("return", probe, try_number=try_number)
 
 
 def _ask(probe: str | None, question: Any) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from executor_conformance.harness.case import Callback, Case, NotApplicable
+from executor_conformance.harness.points import join, lose_report, part, until_returned
 from executor_conformance.harness.rules import Answer, DropResponse, Hold, HoldResponse, WireRule
 from executor_conformance.suites.marks import decides
 
 LIVENESS = ("CRASH-1", "CRASH-2", "CRASH-3", "CRASH-4", "CRASH-5", "CRASH-6", "CRASH-8", "CRASH-9")
+DEATH = (*LIVENESS, "CRASH-7")
 
 
 def claim_rule(case: Case, callback: Callback, action: object, **more: int) -> WireRule:
@@ -26,7 +28,7 @@ def pids_of(case: Case, victim: str, child: int, supervisor: int) -> list[int]:
     return case.env.watcher.tree_of(supervisor)
 
 
-@decides(*LIVENESS)
+@decides(*DEATH)
 def test_killed_before_claim(case: Case) -> None:
     """before-claim: SIGKILL while the worker's first Execution API call has not arrived."""
     case.needs_victim("unit")
@@ -74,7 +76,7 @@ def test_claim_response_lost(case: Case) -> None:
     case.follow_up()
 
 
-@decides(*LIVENESS)
+@decides(*DEATH)
 def test_killed_after_claim(case: Case) -> None:
     """after-claim: SIGKILL after the claim has committed, before the callable runs."""
     case.needs_victim("unit")
@@ -88,7 +90,7 @@ def test_killed_after_claim(case: Case) -> None:
     case.follow_up()
 
 
-@decides(*LIVENESS)
+@decides(*DEATH)
 @pytest.mark.parametrize("victim", ["child", "supervisor", "unit"])
 def test_killed_during(case: Case, victim: str) -> None:
     """during: SIGKILL while the callable runs; whoever is left alive goes on afterwards."""
@@ -101,7 +103,7 @@ def test_killed_during(case: Case, victim: str) -> None:
     case.follow_up()
 
 
-@decides(*LIVENESS)
+@decides(*DEATH)
 def test_killed_during_import(case: Case) -> None:
     """during: SIGKILL to the supervisor while its child imports the callable's module."""
     case.needs_victim("supervisor")
@@ -114,7 +116,7 @@ def test_killed_during_import(case: Case) -> None:
     case.follow_up()
 
 
-@decides(*LIVENESS)
+@decides(*DEATH)
 def test_node_lost_during(case: Case) -> None:
     """during: the whole worker is lost while the callable runs, and a new one is started."""
     if "node" not in case.env.backend.victims:
@@ -132,7 +134,7 @@ def test_node_lost_during(case: Case) -> None:
     case.follow_up()
 
 
-@decides(*LIVENESS)
+@decides(*DEATH)
 def test_killed_after_effect(case: Case) -> None:
     """after-effect: the callable has returned; its supervisor is killed before it can say so."""
     case.needs_victim("supervisor")
@@ -169,5 +171,51 @@ def test_scheduler_restart(case: Case) -> None:
     case.until_running_or_quiet(callback)
     case.restart_scheduler("scheduler-restart")
     entered.release()
+    case.settle()
+    case.follow_up()
+
+
+@decides(*LIVENESS)
+def test_report_lost(case: Case) -> None:
+    """report-lost: core has taken the callback's terminal event, and the scheduler dies before it commits."""
+    callback = case.submit("hold", expect="terminal")
+    effect = case.stop_at(callback, "effect")
+    case.reach(effect, "the effect of the callable")
+    case.until_running_or_quiet(callback)
+    effect.release()
+    lose_report(case, callback)
+    case.settle()
+    case.follow_up()
+
+
+@decides(*LIVENESS, "RUN-7")
+def test_partition_while_it_runs(case: Case) -> None:
+    """partition: the worker loses the API server and finds it again while the callable runs, which then asks it."""
+    callback = case.submit("hold_then_read_secrets", expect="terminal")
+    entered = case.stop_at(callback, "enter")
+    case.reach(entered, "the start of the callable")
+    case.until_running_or_quiet(callback)
+    part(case)
+    case.linger()
+    join(case)
+    entered.release()
+    case.settle()
+    case.follow_up()
+
+
+@decides(*LIVENESS)
+@pytest.mark.parametrize("outlasts", ["the-callable", "the-retries"])
+def test_partition_at_its_end(case: Case, outlasts: str) -> None:
+    """partition: the callable ends while its worker has lost the API server, which comes back at once, or too late."""
+    callback = case.submit("hold", expect="terminal")
+    entered = case.stop_at(callback, "enter")
+    process = case.reach(entered, "the start of the callable")
+    case.until_running_or_quiet(callback)
+    part(case)
+    entered.release()
+    until_returned(case, callback, process["pid"])
+    if outlasts == "the-retries":
+        case.linger()  # a worker's retries take less than a second here
+    join(case)
     case.settle()
     case.follow_up()

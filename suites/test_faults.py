@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from executor_conformance.harness.case import Case
+from executor_conformance.harness.points import until_delivered_again, while_it_matters
 from executor_conformance.suites.marks import decides, ways
-from executor_conformance.suites.test_crash import LIVENESS
+from executor_conformance.suites.test_crash import DEATH, LIVENESS
 
 
 def _under(case: Case, point: str, way: str) -> None:
@@ -50,7 +52,7 @@ def test_stopped_before_start(case: Case, way: str) -> None:
     case.follow_up()
 
 
-@decides(*LIVENESS)
+@decides(*DEATH)
 @ways("stopped")
 def test_stopped(case: Case, way: str) -> None:
     """stopped: the unit of work is stopped from outside while the callable runs."""
@@ -59,6 +61,30 @@ def test_stopped(case: Case, way: str) -> None:
     case.reach(entered, "the start of the callable")
     case.inject("stopped", way, callback)
     case.settle_then(entered.release)
+    case.heal()
+    case.follow_up()
+
+
+@decides(*LIVENESS)
+@pytest.mark.parametrize("moment", ["while-it-runs", "after-its-end"])
+@ways("redelivery")
+def test_redelivery(case: Case, way: str, moment: str) -> None:
+    """redelivery: the transport delivers the same workload twice."""
+    case.needs_way("redelivery", way)
+    callback = case.submit("hold", expect="terminal")
+    entered = case.stop_at(callback, "enter")
+    case.reach(entered, "the start of the callable")
+    case.until_running_or_quiet(callback)
+    case.env.backend.remember(callback.id)
+    case.env.effects.breakpoints.remove(entered)  # the second delivery runs through
+    if moment == "after-its-end":
+        entered.release()
+        case.settle()
+    case.inject("redelivery", way, callback)
+    until_delivered_again(case, callback)
+    while_it_matters(case, callback)
+    entered.release()
+    case.settle()
     case.heal()
     case.follow_up()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+from executor_conformance.harness.backend import OTHER_QUEUE
 from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.environment import PARALLELISM
 from executor_conformance.suites.marks import decides
@@ -56,6 +58,31 @@ def test_callback_before_task(case: Case) -> None:
         hold.release()
     case.settle()
     case.until(lambda: case.task_state(run, "succeeds") == "success", "the end of the task")
+
+
+@decides("ROUTE-5")
+@pytest.mark.parametrize("queue", ["default", "named"])
+def test_queue(case: Case, queue: str) -> None:
+    """A callback is in the configured default queue, or in the queue that its data names."""
+    backend = case.env.backend
+    if not backend.has_queues:
+        raise NotApplicable("The executor has no queues that Airflow's configuration names.")
+    named = OTHER_QUEUE if queue == "named" else None
+    if named and "queue" not in case.env.inspect("callback_parameters")["callback_parameters"]["parameters"]:
+        raise NotApplicable("A SyncCallback of the running core takes no queue, so its data names none.")
+    if not named:
+        case.new_scheduler = True
+        case.env.start_scheduler(env={"AIRFLOW__OPERATORS__DEFAULT_QUEUE": OTHER_QUEUE})
+    callback = case.submit("hold", queue=named)
+    entered = case.stop_at(callback, "enter")
+    case.reach(entered, "the start of the callable")
+    backend.remember(callback.id)
+    found = backend.queue_of(callback.id)
+    entered.release()
+    if found is None:
+        raise NotApplicable("The control plane does not tell in which queue it had a callback.")
+    case.env.sink("probe", name="queue", data={"wanted": OTHER_QUEUE, "found": found})
+    case.settle()
 
 
 @decides("ROUTE-4", "ROUTE-3")

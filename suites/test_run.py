@@ -104,6 +104,16 @@ def _short(path: Path, case: Case) -> str:
     return str(path.relative_to(case.env.folder))
 
 
+@decides("RUN-9", "RUN-1", "RUN-2")
+def test_many_at_once(case: Case) -> None:
+    """100 callbacks are sent at once, or as many as the environment can bear."""
+    count = case.env.backend.crowd
+    case.env.sink("note", what="crowd", count=count)
+    for _ in range(count):
+        case.submit("succeed")
+    case.settle(limit=LIMITS.crowd)
+
+
 @decides("RUN-10")
 @pytest.mark.parametrize("question", ["variable_set", "variable_delete", "xcom", "missing_variable"])
 def test_asks_its_supervisor(case: Case, question: str) -> None:

@@ -1,7 +1,10 @@
 """TASK: the control group. If it fails, the results of its environment accuse nobody."""
 
-from executor_conformance.harness.case import Case
+import pytest
+from executor_conformance.harness.case import Case, NotApplicable
+from executor_conformance.harness.errors import BoundReached
 from executor_conformance.suites.marks import decides
+from executor_conformance.suites.test_crash import pids_of
 
 
 @decides("TASK-1", smoke=True)
@@ -9,3 +12,28 @@ def test_control_group(case: Case) -> None:
     """A task that succeeds ends SUCCESS, one that raises ends FAILED."""
     case.control_task("conformance_task_succeeds", "succeeds")
     case.control_task("conformance_task_raises", "raises")
+
+
+@decides("TASK-2")
+@pytest.mark.parametrize("victim", ["child", "unit"])
+def test_state_of_a_killed_task(case: Case, victim: str) -> None:
+    """A task writes into its state store, its worker is killed, and the next try looks."""
+    case.needs_victim(victim)
+    case.run_dag("conformance_task_remembers")
+    kept = case.env.effects.stop_at("task-remembers", "kept")
+
+    def reports(what: str) -> int:
+        return len(case.env.history.of("effect", probe="task-remembers", what=what))
+
+    case.until(lambda: kept.reached or reports("return"), "the task to write into its state store")
+    if not kept.hit:
+        raise NotApplicable("The running core gives a task no state store.")
+    case.env.effects.breakpoints.remove(kept)  # the next try runs through
+    case.kill(pids_of(case, victim, kept.hit["pid"], kept.hit["ppid"]), "task-killed", victim)
+    kept.release()
+    try:
+        case.until(lambda: reports("return"), "the next try of the killed task")
+        case.until(lambda: not case.env.units(), "the end of the next try")
+    except BoundReached as none:
+        case.env.sink("note", what="no further try", message=str(none))
+    case.scheduling = False

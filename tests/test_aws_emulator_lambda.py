@@ -170,6 +170,16 @@ def test_an_event_is_answered_at_once(client: Any, tiny: str, server: Server) ->
     assert over(server, request_id)["status"] == "SUCCEEDED"
 
 
+def test_an_event_is_carried_out_again(client: Any, tiny: str, server: Server) -> None:
+    mark = server.folder.parent / "twice"
+    first = send(client, tiny, {"mark": str(mark)})
+    over(server, first)
+    server.admin.repeat(first)
+    wait_for(lambda: len(mark.read_text().splitlines()) == 2, "the second time")
+    with pytest.raises(HarnessError, match="no asynchronous invocation"):
+        server.admin.repeat(call(client, tiny, {})[1]["id"])
+
+
 def test_retries_and_the_dead_letter(client: Any, sqs: Any, tiny: str, server: Server) -> None:
     mark = server.folder.parent / "marks"
     event = {"do": "raise", "mark": str(mark), "key": 'with "quotes"'}

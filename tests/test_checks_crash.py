@@ -166,6 +166,22 @@ NOT_SUCCESS = [
 ]
 
 TELLS = [
+    ("not-where", crashed(output="It was killed by SIGKILL"), FAIL, "does not tell where"),
+    ("not-that", crashed(output="The worker failed"), FAIL, "does not tell that the worker died"),
+    ("exit-code", crashed(output="container base: Error, exit code 137"), PASS, "137"),
+    ("raised", crashed(output="ValueError: on purpose"), FAIL, "does not tell that the worker died"),
+    (
+        "stopped-from-outside",
+        history().callback().fault("stopped", way="evicted").failed(output=""),
+        FAIL,
+        "does not tell that the worker died",
+    ),
+    (
+        "scheduler-killed",
+        history().callback().fault("scheduler-restart", victim="scheduler").failed(output=""),
+        NA,
+        "no worker was killed",
+    ),
     ("told", crashed(output="Worker 200 was killed by SIGKILL"), PASS, "SIGKILL"),
     ("bare", crashed(output="Execution failed"), FAIL, "which does not tell that the worker died"),
     ("empty", crashed(), FAIL, "which does not tell"),
@@ -184,6 +200,12 @@ TELLS = [
 NO_ORPHAN = [
     ("none", crashed(), PASS, ""),
     ("orphan", crashed().effect("c1", "effect", ppid=1), FAIL, "an orphan of the killed worker went on"),
+    (
+        "nobody-killed",
+        history().callback().started().ended("c1", "failed").effect("c1", "effect"),
+        FAIL,
+        "it had been running still",
+    ),
     ("repair-lets-it-go", crashed().add("end", trouble="").effect("c1", "effect", ppid=1), PASS, ""),
     ("not-terminal", history().callback().started().rest(), NA, "no row"),
 ]

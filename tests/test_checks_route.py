@@ -264,7 +264,14 @@ HANG = [
     ("no-fault", history().callback().succeeded(), NA, "does not hang"),
 ]
 
+QUEUE = [
+    ("right", history().add("probe", name="queue", data={"wanted": "a", "found": "a"}), PASS, "the queue 'a'"),
+    ("wrong", history().add("probe", name="queue", data={"wanted": "a", "found": "b"}), FAIL, "'b' instead of 'a'"),
+    ("not-looked", history().callback().succeeded(), NA, "does not look for the queue"),
+]
+
 TABLES = {
+    "ROUTE-5": QUEUE,
     "ROUTE-1": ALIAS,
     "ROUTE-2": PRIORITY,
     "ROUTE-3": FREED,

@@ -250,7 +250,54 @@ CONTROL = [
     ("other-dags", history().task("t", "failed", dag="conformance_task_holds"), NA, "no task of the control group"),
 ]
 
+
+def crowd(count: int, sent: int | None = None) -> Written:
+    """So many callbacks at once, all but the last of which have succeeded, and the last one submitted."""
+    written = history().note("crowd", count=count)
+    ids = [f"c{number}" for number in range(count if sent is None else sent)]
+    for number, id in enumerate(ids):
+        written.callback(id, path="succeed")
+        if number < len(ids) - 1:
+            written.succeeded(id, pid=1000 + number)
+    return written
+
+
+MANY = [
+    ("hundred", crowd(100).succeeded("c99", pid=9), PASS, "100 callbacks at once"),
+    ("fewer-is-said", crowd(3).succeeded("c2", pid=9), PASS, "the limit of this environment, which is not 100"),
+    ("failed", crowd(3).failed("c2"), FAIL, "1 of 3 callbacks that were sent at once did not succeed"),
+    ("stuck", crowd(3).bound("c2"), FAIL, "1 of 3 callbacks that were sent at once did not succeed"),
+    ("twice", crowd(3).succeeded("c2", pid=9).effect("c2", "enter", pid=10), FAIL, "did not run exactly once"),
+    ("never-ran", crowd(3).ended("c2"), FAIL, "did not run exactly once"),
+    ("cut-short", crowd(3), ERROR, CUT),
+    ("not-all-sent", crowd(3, 2).succeeded("c1", pid=9), ERROR, "only 2 of 3 callbacks were sent"),
+    ("others", ran(), NA, "does not send many"),
+]
+
+
+def remembered(value: str | None = "kept", *, killed: bool = True, try_number: int = 2) -> Written:
+    """A task that wrote into its state store in its first try, and looked in the next."""
+    written = history()
+    for what, data in (("enter", {}), ("found", {"value": None}), ("kept", {})):
+        written.effect(None, what, probe="task-remembers", data={**data, "try_number": 1})
+    if killed:
+        written.fault("task-killed", victim="unit")
+    data = {"value": value, "try_number": try_number}
+    return written.effect(None, "found", probe="task-remembers", pid=301, data=data)
+
+
+REMEMBERED = [
+    ("kept", remembered(), PASS, "written in try 1, found in try 2"),
+    ("lost", remembered(None), FAIL, "was not there on the next try"),
+    ("other", remembered("x"), FAIL, "was not there on the next try"),
+    ("not-killed", remembered(killed=False), ERROR, "was not killed"),
+    ("the-same-try", remembered(None, try_number=1), NA, "was not tried again"),
+    ("nothing-written", history().task("t", "success"), NA, "no task of this case wrote"),
+]
+
 TABLES = {
+    "RUN-9": MANY,
+    "TASK-2": REMEMBERED,
     "RUN-1": ONCE,
     "RUN-2": OWN_PROCESS,
     "RUN-3": ARRIVED,

@@ -85,6 +85,7 @@ class AwsBackend(Backend):
     needs: ClassVar[tuple[str, ...]] = ("apache-airflow-providers-amazon", "moto")
     """Distributions without which the environment cannot run."""
     stands_alone: ClassVar = True
+    crowd: ClassVar = 10
     victims: ClassVar = frozenset({"child", "supervisor", "unit"})
     callable_timeout_s: ClassVar[int] = CALLABLE_TIMEOUT_S
 

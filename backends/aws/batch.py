@@ -48,6 +48,9 @@ class BatchBackend(AwsBackend):
     executor: ClassVar[str] = "airflow.providers.amazon.aws.executors.batch.batch_executor.AwsBatchExecutor"
     variants: ClassVar = variants_of("batch", f"{SECTION}MAX_SUBMIT_JOB_ATTEMPTS")
     ways: ClassVar = WAYS
+    unreachable: ClassVar = {
+        "redelivery": "AWS Batch starts a job again only by the retryStrategy of its definition, which is one attempt."
+    }
     faults: ClassVar[Mapping[str, Sequence[str]]] = {point: tuple(ways) for point, ways in WAYS.items()}
 
     def executor_settings(self) -> dict[str, str]:

@@ -52,6 +52,7 @@ class EcsBackend(AwsBackend):
     executor: ClassVar[str] = "airflow.providers.amazon.aws.executors.ecs.ecs_executor.AwsEcsExecutor"
     variants: ClassVar = variants_of("ecs", f"{SECTION}MAX_RUN_TASK_ATTEMPTS")
     ways: ClassVar = WAYS
+    unreachable: ClassVar = {"redelivery": "Amazon ECS starts the containers of a task once."}
     faults: ClassVar[Mapping[str, Sequence[str]]] = {point: tuple(ways) for point, ways in WAYS.items()}
 
     def executor_settings(self) -> dict[str, str]:

@@ -40,6 +40,7 @@ WAYS: dict[str, dict[str, Way]] = {
         "delete-refused": faults.on("sqs", "DeleteMessage", "one DeleteMessage is denied", faults.DENIED, 1),
         "vanishes": faults.at("lambda", "report", "the end of each invocation is forgotten", "vanish"),
     },
+    "redelivery": {"invoked-twice": Way("Lambda carries out the same asynchronous invocation again", act="repeat")},
     "hang": faults.hangs("lambda", "Invoke") | faults.hangs("sqs", "ReceiveMessage"),
 }
 """Fault point to way to what is done."""

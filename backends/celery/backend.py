@@ -6,7 +6,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from executor_conformance.backends.celery.brokers import (
@@ -15,7 +15,7 @@ from executor_conformance.backends.celery.brokers import (
     check_choice,
     make_broker,
 )
-from executor_conformance.harness.backend import Backend, Options, Variant, installed
+from executor_conformance.harness.backend import OTHER_QUEUE, Backend, Options, Variant, installed
 from executor_conformance.harness.errors import BoundReached, HarnessError
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import ProcessInfo
@@ -32,6 +32,9 @@ class CeleryBackend(Backend):
     name: ClassVar[str] = "celery"
     executor: ClassVar[str] = "airflow.providers.celery.executors.celery_executor.CeleryExecutor"
     variants: ClassVar = (Variant("celery"),)
+    has_queues: ClassVar = True
+    faults: ClassVar[Mapping[str, Sequence[str]]] = {"redelivery": ("message-copied",)}
+    unreachable: ClassVar = {"redelivery": "This broker shows nobody a message that a worker has taken."}
 
     @property
     def victims(self) -> frozenset[str]:  # type: ignore[override]
@@ -72,6 +75,8 @@ class CeleryBackend(Backend):
         self.broker: Broker = make_broker(
             choice, self.site.folder, self.site.supervisor, {"PATH": os.environ.get("PATH", "")}
         )
+        if not self.broker.repeats:
+            self.faults = {}  # type: ignore[misc]
         self._nodes: list[ManagedProcess] = []
         self._lost: set[str] = set()
         self._started = False
@@ -101,7 +106,13 @@ class CeleryBackend(Backend):
         """Start a worker."""
         number = next(_numbers)
         argv = [sys.executable, "-m", "airflow", "celery", "worker", "--skip-serve-logs", "--without-mingle"]
-        argv += ["--without-gossip", "--queues", "default", "--concurrency", str(self.worker_concurrency)]
+        argv += [
+            "--without-gossip",
+            "--queues",
+            f"default,{OTHER_QUEUE}",
+            "--concurrency",
+            str(self.worker_concurrency),
+        ]
         argv += ["--pid", str(self.site.folder / f"celery-{number}.pid")]
         self._nodes.append(self.site.supervisor.spawn("celery-worker", argv, self.site.env, self.site.folder))
 
@@ -165,6 +176,22 @@ class CeleryBackend(Backend):
             rows = self.site.journal.query("SELECT status FROM celery_taskmeta WHERE task_id = ?", (task_id,))
         return rows[0][0] if rows else None
 
+    def remember(self, callback: str) -> None:
+        """Keep the message."""
+        if task_id := self._task_id(callback):
+            self.broker.keep(task_id)
+
+    def queue_of(self, callback: str) -> str | None:
+        """As the broker tells."""
+        task_id = self._task_id(callback)
+        return self.broker.queue_of(task_id) if task_id else None
+
+    def inject(self, point: str, way: str, callback: str) -> str:
+        """Publish the callback's message once more."""
+        if (task_id := self._task_id(callback)) is None:
+            raise HarnessError(f"The executor named no Celery task for the callback {callback}.")
+        return self.broker.repeat(task_id)
+
     def pending(self, callback: str) -> list[str]:
         """A message that is with the broker or with a live worker, which has not reported its result."""
         task_id = self._task_id(callback)
@@ -178,6 +205,11 @@ class CeleryBackend(Backend):
         if self.broker.redelivers:
             return [f"the broker delivers the message again within {VISIBILITY_TIMEOUT_S} s"]
         return []
+
+    def succeeded(self, callback: str) -> bool:
+        """The result backend has it as a success, whatever was there before."""
+        task_id = self._task_id(callback)
+        return task_id is not None and self._status(task_id) == "SUCCESS"
 
     def lose_node(self) -> list[int]:
         """Kill the worker and start a new one; what was not acknowledged is for the broker to deliver again."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import json
 import os
 import shutil
 import socket
 import threading
 import time
 import urllib.parse
+import uuid
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from executor_conformance.backends.celery.messages import RedisMessages, again
 from executor_conformance.harness.environment import free_port
 from executor_conformance.harness.errors import EnvironmentUnavailable, HarnessError, UsageError
 from executor_conformance.harness.limits import LIMITS
@@ -20,6 +25,8 @@ from executor_conformance.harness.limits import LIMITS
 if TYPE_CHECKING:
     from executor_conformance.harness.supervisor import ManagedProcess, Supervisor
 
+KEPT = 50
+"""How many of the last messages can be published again."""
 VISIBILITY_TIMEOUT_S = 20
 """Longer than a callback may run here; after it a broker that knows it delivers an unacknowledged message again."""
 
@@ -30,6 +37,23 @@ class Broker(ABC):
     label: str
     url: str
     redelivers: bool = True
+
+    repeats: bool = False
+    """Whether a message can be published once more here."""
+
+    def keep(self, task_id: str) -> None:  # noqa: B027
+        """Keep a copy of the message of this Celery task, which a worker is working on and has not acknowledged."""
+
+    def queue_of(self, task_id: str) -> str | None:
+        """The queue that the message of this Celery task went to; None if the broker does not tell."""
+        return None
+
+    def repeat(self, task_id: str) -> str:
+        """Publish the message of this Celery task once more; returns one sentence on what was done.
+
+        :raises HarnessError: there is no copy of it.
+        """
+        raise HarnessError(f"The broker {self.label} cannot publish a message again.")
 
     @abstractmethod
     def start(self) -> None:
@@ -55,6 +79,7 @@ class FilesystemBroker(Broker):
     """
 
     redelivers = False
+    repeats = True
     url = "filesystem://"
 
     def __init__(self, folder: Path) -> None:
@@ -62,6 +87,7 @@ class FilesystemBroker(Broker):
         self.folder = folder
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
+        self._copies: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
 
     def start(self) -> None:
         """Make the folders and start moving."""
@@ -84,9 +110,30 @@ class FilesystemBroker(Broker):
             with path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 if path.stat().st_size:
+                    self._note(path.name, file.read())
                     path.rename(self.folder / "in" / path.name)
         except OSError:
             pass  # still being written: next time
+
+    def _note(self, name: str, content: bytes) -> None:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            self._copies[json.loads(content)["headers"]["id"]] = (name.partition(".")[2], content)
+        while len(self._copies) > KEPT:
+            self._copies.popitem(last=False)
+
+    def queue_of(self, task_id: str) -> str | None:
+        """The name of the message's file holds it."""
+        return self._copies[task_id][0].removesuffix(".msg") if task_id in self._copies else None
+
+    def repeat(self, task_id: str) -> str:
+        """Write the message's file once more."""
+        if task_id not in self._copies:
+            raise HarnessError(f"No message of the Celery task {task_id} went through the broker's folders.")
+        suffix, content = self._copies[task_id]
+        fresh = self.folder / f"{uuid.uuid4()}.{suffix}"
+        fresh.write_text(json.dumps(again(json.loads(content))), "utf-8")
+        fresh.rename(self.folder / "in" / fresh.name)
+        return f"the message of the Celery task {task_id[:8]} is in the folder once more"
 
     def options(self) -> dict[str, str]:
         """The folders, and how often a consumer looks."""
@@ -104,16 +151,49 @@ class FilesystemBroker(Broker):
             self._thread.join(timeout=2)
 
 
-class GivenBroker(Broker):
+class ServerBroker(Broker):
+    """A server; one that is a Redis shows the messages that a worker has taken."""
+
+    scheme: str
+    _messages: RedisMessages | None = None
+
+    @property
+    def repeats(self) -> bool:  # type: ignore[override]
+        """Only a Redis does."""
+        return self.scheme in ("redis", "rediss")
+
+    def start(self) -> None:
+        """Nothing has been kept yet."""
+        self._messages = None
+
+    def keep(self, task_id: str) -> None:
+        """As the server shows it, if it does."""
+        if not self.repeats:
+            return
+        self._messages = self._messages or RedisMessages(self.url)
+        self._messages.keep(task_id)
+
+    def queue_of(self, task_id: str) -> str | None:
+        """As kept with the message."""
+        return self._messages.queue_of(task_id) if self._messages else None
+
+    def repeat(self, task_id: str) -> str:
+        """Push it onto its queue again."""
+        return (self._messages or RedisMessages(self.url)).repeat(task_id)
+
+
+class GivenBroker(ServerBroker):
     """A broker that runs somewhere already."""
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.scheme = urllib.parse.urlsplit(url).scheme
         parts = urllib.parse.urlsplit(url)
         self.label = f"{parts.scheme} at {parts.hostname}:{parts.port or _default_port(parts.scheme)} (address given)"
 
     def start(self) -> None:
         """Check that something answers."""
+        super().start()
         parts = urllib.parse.urlsplit(self.url)
         address = (parts.hostname or "", parts.port or _default_port(parts.scheme))
         try:
@@ -126,7 +206,7 @@ class GivenBroker(Broker):
 
     def options(self) -> dict[str, str]:
         """Redis delivers again after the visibility timeout; others by their own protocol."""
-        return _redis_options() if self.url.startswith("redis") else {}
+        return _redis_options() if self.scheme in ("redis", "rediss") else {}
 
 
 def _redis_options() -> dict[str, str]:
@@ -138,7 +218,7 @@ def _redis_options() -> dict[str, str]:
     }
 
 
-class LocalServer(Broker):
+class LocalServer(ServerBroker):
     """A server started from a binary of this machine."""
 
     def __init__(self, scheme: str, folder: Path, supervisor: Supervisor, env: dict[str, str]) -> None:
@@ -150,6 +230,7 @@ class LocalServer(Broker):
 
     def start(self) -> None:
         """Start it and wait until it listens."""
+        super().start()
         self.folder.mkdir(parents=True, exist_ok=True)
         env = dict(self.env)
         if self.scheme == "redis":
@@ -206,7 +287,7 @@ class LocalServer(Broker):
         return _redis_options() if self.scheme == "redis" else {}
 
 
-class ContainerBroker(Broker):
+class ContainerBroker(ServerBroker):
     """A container through testcontainers."""
 
     def __init__(self, scheme: str) -> None:
@@ -216,6 +297,7 @@ class ContainerBroker(Broker):
 
     def start(self) -> None:
         """Start the container and wait until it listens."""
+        super().start()
         try:
             self._container: Any
             from testcontainers.rabbitmq import RabbitMqContainer

@@ -42,8 +42,10 @@ class KubernetesBackend(Backend):
         ),
     )
     stands_alone: ClassVar = True
+    crowd: ClassVar = 10
     callable_timeout_s: ClassVar[int] = CALLABLE_TIMEOUT_S
     faults: ClassVar[Mapping[str, Sequence[str]]] = {point: tuple(ways) for point, ways in FAULTS.items()}
+    unreachable: ClassVar = {"redelivery": "The containers of a pod whose restartPolicy is Never are started once."}
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)

@@ -172,6 +172,7 @@ class KubernetesCallbackExecutor(KubernetesExecutor):
         self._reconciled = 0.0
         self._submitted: dict[CallbackKey, float] = {}
         self._refused: list[KubernetesResults] = []
+        self._over: dict[CallbackKey, bool] = {}
 
     def start(self) -> None:
         """Start as the parent does, with the scheduler of pods that knows callbacks."""
@@ -246,7 +247,7 @@ class KubernetesCallbackExecutor(KubernetesExecutor):
         self._submitted.pop(key, None)
         self.task_publish_retries.pop(key, None)
         self.event_buffer[key] = (state, why)
-        self._clean_up(key, keep_pod)
+        self._over[key] = keep_pod
 
     def _clean_up(self, key: CallbackKey, keep_pod: bool) -> None:
         """Delete a pod whose callback is over, or mark it as done; what is refused now, the next comparison repeats."""
@@ -271,6 +272,10 @@ class KubernetesCallbackExecutor(KubernetesExecutor):
     def sync(self) -> None:
         """As the parent, with what was refused at the last time; and compare pods with callbacks at an interval."""
         assert self.result_queue is not None
+        # Not sooner: until core has committed the event, the pod is all that a next scheduler could tell the end from
+        over, self._over = self._over, {}
+        for key, keep_pod in over.items():
+            self._clean_up(key, keep_pod)
         while self._refused:
             self.result_queue.put(self._refused.pop())
         super().sync()
@@ -297,6 +302,8 @@ class KubernetesCallbackExecutor(KubernetesExecutor):
                 continue
             state, why = outcome_of(pod)
             failed = pod.status.phase == "Failed"
+            if key in self._over:
+                continue
             if key not in self.running:
                 self._clean_up(key, keep_pod=failed)
             elif state is not None:

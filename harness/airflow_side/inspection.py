@@ -197,6 +197,15 @@ def routes() -> dict[str, Any]:
     }
 
 
+def callback_parameters() -> dict[str, Any]:
+    """What a SyncCallback of the running core can be given."""
+    import inspect
+
+    from airflow.sdk.definitions.callback import SyncCallback
+
+    return {"parameters": list(inspect.signature(SyncCallback).parameters)}
+
+
 _OF_THE_CLASS = {
     "attributes": attributes,
     "methods": methods,
@@ -211,6 +220,8 @@ def _answer(path: str, message: dict[str, Any]) -> dict[str, Any]:
     op = message["op"]
     if op == "routes":
         return routes()
+    if op == "callback_parameters":
+        return callback_parameters()
     if op == "create_run":
         return seeding.create_dag_run(message["dag_id"])
     if op == "load":

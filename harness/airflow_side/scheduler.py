@@ -13,6 +13,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -57,10 +58,14 @@ class EventRecorder(dict):
         return self[key]
 
 
+TERMINAL = ("success", "failed")
+
+
 class SchedulerSide:
     """What one scheduler process holds: the runner, its executors, and what was seen of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
         from airflow.executors.executor_loader import ExecutorLoader
         from airflow.jobs.job import Job
         from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
@@ -154,10 +159,32 @@ class SchedulerSide:
         self.runner._parallelism = value
         self.runner.executors[0].parallelism = value
 
+    def _stop_at_drain(self, key: str) -> Callable[[FrameType, str, Any], None]:
+        """A profile hook that is a breakpoint: core has taken the terminal event of ``key`` and written nothing yet.
+
+        The harness gets the answer of the step at once; the process then waits to be killed.
+        """
+
+        def hook(frame: FrameType, event: str, argument: Any) -> None:
+            if event != "return" or frame.f_code.co_name != "get_event_buffer" or not isinstance(argument, dict):
+                return
+            for taken, value in argument.items():
+                state = value[0] if isinstance(value, tuple) else value
+                if describe_key(taken)["key"] == key and str(getattr(state, "value", state)) in TERMINAL:
+                    self.channel.send({**self._seen(None), "drained": key})
+                    self.channel.receive()
+                    os._exit(1)
+
+        return hook
+
     # -- operations ---------------------------------------------------------------------------------------
 
-    def step(self, scheduling: bool = False, parallelism: list[int] | None = None) -> dict[str, Any]:
+    def step(
+        self, scheduling: bool = False, parallelism: list[int] | None = None, stop_at_drain: str = ""
+    ) -> dict[str, Any]:
         """One turn of the scheduler loop; what came of it, and what it raised, if it did.
+
+        ``stop_at_drain``: where core takes the terminal event of this key, the turn is never finished.
 
         ``parallelism`` sets the parallelism of the first executor and of the runner: the second value for the
         heartbeat, the first for the rest. That is how a queue is made longer than its slots.
@@ -183,9 +210,13 @@ class SchedulerSide:
             if parallelism:
                 self._set_parallelism(parallelism[0])
             where = "_process_executor_events"
-            with create_session() as session:
-                for executor in self.runner.executors:
-                    self.runner._process_executor_events(executor=executor, session=session)
+            sys.setprofile(self._stop_at_drain(stop_at_drain) if stop_at_drain else None)
+            try:
+                with create_session() as session:
+                    for executor in self.runner.executors:
+                        self.runner._process_executor_events(executor=executor, session=session)
+            finally:
+                sys.setprofile(None)
             where = "_enqueue_executor_callbacks"
             sys.setprofile(self._watch_queueing)
             try:
@@ -200,6 +231,9 @@ class SchedulerSide:
                 "message": str(raised)[:1000],
                 "traceback": traceback.format_exc()[-4000:],
             }
+        return self._seen(error)
+
+    def _seen(self, error: dict[str, Any] | None) -> dict[str, Any]:
         slots = self._slots()
         answer = {
             "events": self.notes.copy(),
@@ -237,7 +271,7 @@ def serve(channel: Channel) -> None:
     try:
         if os.environ.get("EXECUTOR_CONFORMANCE_SEED"):
             seeding.seed_metadata()
-        side = SchedulerSide()
+        side = SchedulerSide(channel)
     except Exception as error:
         channel.send({"ready": False, "error": f"{type(error).__name__}: {error}", "details": traceback.format_exc()})
         raise

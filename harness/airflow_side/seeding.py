@@ -97,7 +97,11 @@ def _callback_path(path: str) -> str:
 
 
 def submit_callback(
-    path: str, kwargs: dict[str, Any], executor: str | None = None, data: dict[str, Any] | None = None
+    path: str,
+    kwargs: dict[str, Any],
+    executor: str | None = None,
+    data: dict[str, Any] | None = None,
+    queue: str | None = None,
 ) -> dict[str, Any]:
     """Make the row of a callback as a missed deadline makes it; it is PENDING afterwards."""
     from airflow.models.dagrun import DagRun
@@ -107,7 +111,8 @@ def submit_callback(
     from sqlalchemy import select
 
     # The constructor imports what the path names; that happens where Dags are parsed, not in the scheduler
-    definition = SyncCallback("builtins.print", kwargs=decode(kwargs), executor=executor)
+    more: dict[str, Any] = {"queue": queue} if queue else {}
+    definition = SyncCallback("builtins.print", kwargs=decode(kwargs), executor=executor, **more)
     definition.path = _callback_path(path)
     with create_session() as session:
         run = session.scalars(select(DagRun).where(DagRun.run_id == CALLBACKS_DAG)).one()

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
 from executor_conformance.harness.history import Event
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.view import TASK_ENDED, TERMINAL, CallbackView, HistoryView, at_rest, line
 
+WORKERS = ("child", "supervisor", "unit", "node")
+"""Victims of a fault that are, or are a part of, a worker."""
+DEATH = re.compile(
+    r"kill|\b(died|dead|death|lost|gone|ended|vanished|disappeared|stopped|evicted|deleted|aborted|crashed|exited)\b"
+    r"|terminat|signal|\bsig[a-z]{3,}|exit (code|status)|out of memory|\boom",
+    re.IGNORECASE,
+)
+"""Words that say that something ended against its will; 'failed' is said of a callable that raises, too."""
+PLACE = re.compile(
+    r"\b(worker|pod|container|process|pid|host|hostname|node|task|job|instance|runtime|function|supervisor|child)\b",
+    re.IGNORECASE,
+)
+"""Words that say what it was that ended, the least that 'where' asks for."""
 SLACK = 0.02
 """Seconds by which the wall clock of a row and the harness's own clock may differ."""
 
@@ -146,19 +161,25 @@ def no_success_without_running(view: HistoryView) -> Found:
     return Kept()
 
 
+def _workers_killed(view: HistoryView) -> list[Event]:
+    """Faults by which a worker ended, whoever ended it."""
+    return [event for event in view.faults() if event.get("victim") in WORKERS or event["name"] == "stopped"]
+
+
 @decides("CRASH-7")
 def output_tells_of_the_death(view: HistoryView) -> Found:
-    """``output`` of a callback whose worker was killed tells more than 'Execution failed'."""
-    killed = [event for event in view.faults() if event.get("victim") not in (None, "idle")]
+    """``output`` of a callback whose worker was killed says that something ended, and what."""
+    killed = _workers_killed(view)
     told = []
     for callback in view.subjects:
         if callback.final != "failed" or not any(event["t"] >= callback.submitted["t"] for event in killed):
             continue
-        if callback.output.strip().lower() in ("", "execution failed"):
-            return Broken(
-                f"`output` is '{callback.output}', which does not tell that the worker died", callback.story(3)
-            )
-        told.append(callback.output[:200])
+        text = callback.output
+        if not DEATH.search(text):
+            return Broken(f"`output` is '{text[:200]}', which does not tell that the worker died", callback.story(3))
+        if not PLACE.search(text):
+            return Broken(f"`output` is '{text[:200]}', which does not tell where a worker died", callback.story(3))
+        told.append(text[:200])
     return Kept("; ".join(told)) if told else Undecided("no worker was killed, or the row did not end FAILED")
 
 
@@ -176,9 +197,10 @@ def no_effect_after_the_end(view: HistoryView) -> Found:
             if event["t"] > callback.terminal["t"] + SLACK and event["what"] not in ("return",)
         ]
         if late:
+            who = "an orphan of the killed worker went on" if _workers_killed(view) else "it had been running still"
             return Broken(
                 f"The row was {callback.terminal['new'].upper()}, and {late[0]['t'] - callback.terminal['t']:.1f} s "
-                "later the callable had an effect: an orphan of the killed worker went on",
+                f"later the callable had an effect: {who}",
                 callback.story(),
             )
     return Kept() if decided else Undecided("no row of this case is terminal")

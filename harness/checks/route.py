@@ -146,6 +146,18 @@ def never_more_than_parallelism(view: HistoryView) -> Found:
     return Kept(f"at most {peak} at once, parallelism {limit}")
 
 
+@decides("ROUTE-5")
+def goes_to_its_queue(view: HistoryView) -> Found:
+    """The control plane had the callback in the queue that the configuration or its data names."""
+    looked = view.probe("queue")
+    if not looked:
+        return Undecided("this case does not look for the queue of a callback")
+    wanted, found = looked[-1]["data"]["wanted"], looked[-1]["data"]["found"]
+    if found != wanted:
+        return Broken(f"The callback was put into the queue '{found}' instead of '{wanted}'")
+    return Kept(f"the queue '{found}'")
+
+
 @decides("ROUTE-7")
 def returns_while_the_remote_side_hangs(view: HistoryView) -> Found:
     """No step of the scheduler loop failed to come back while the control plane gave no answer."""

@@ -163,6 +163,31 @@ def log_is_where_log_path_says(view: HistoryView) -> Found:
     return Kept(data["found"])
 
 
+CROWD = 100
+"""How many callbacks RUN-9 speaks of."""
+
+
+@decides("RUN-9")
+def many_at_once_succeed(view: HistoryView) -> Found:
+    """Each of the callbacks that were sent at once succeeded, and its callable ran once."""
+    noted = view.of("note", what="crowd")
+    if not noted:
+        return Undecided("this case does not send many callbacks at once")
+    count, sent = noted[-1]["count"], view.subjects
+    if len(sent) < count:
+        return Unproven(f"only {len(sent)} of {count} callbacks were sent")
+    if not all(callback.settled for callback in sent):
+        return Unproven(CUT_SHORT)
+    for what, found in (
+        ("did not succeed", [callback for callback in sent if callback.final != "success"]),
+        ("did not run exactly once", [callback for callback in sent if callback.executions != 1]),
+    ):
+        if found:
+            return Broken(f"{len(found)} of {count} callbacks that were sent at once {what}", found[0].story())
+    fewer = "" if count >= CROWD else f", the limit of this environment, which is not {CROWD}"
+    return Kept(f"{count} callbacks at once{fewer}")
+
+
 @decides("RUN-10")
 def supervisor_always_answers(view: HistoryView) -> Found:
     """Each question to the supervisor was answered, with a value or an error."""

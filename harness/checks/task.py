@@ -5,6 +5,8 @@ from __future__ import annotations
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
 from executor_conformance.harness.view import TASK_ENDED, HistoryView, line
 
+REMEMBERS = "task-remembers"
+"""The probe of the task that writes into its state store."""
 EXPECTED = {"conformance_task_succeeds": "success", "conformance_task_raises": "failed"}
 
 
@@ -35,3 +37,28 @@ def tasks_end_as_they_should(view: HistoryView) -> Found:
     if missing:
         return Unproven(f"only a part of the control group ran, without {', '.join(sorted(missing))}")
     return Kept(f"{decided} tasks")
+
+
+@decides("TASK-2")
+def state_outlives_its_worker(view: HistoryView) -> Found:
+    """What a killed try wrote into the state store was found by the next."""
+    written = view.of("effect", probe=REMEMBERS, what="kept")
+    if not written:
+        return Undecided("no task of this case wrote into its state store")
+    killed = [fault for fault in view.faults() if fault["name"] == "task-killed" and fault["t"] >= written[0]["t"]]
+    if not killed:
+        return Unproven("the worker of the task that wrote into its state store was not killed")
+    first = written[0]["data"]["try_number"]
+    later = [
+        event
+        for event in view.of("effect", probe=REMEMBERS, what="found")
+        if event["t"] > killed[0]["t"] and event["data"]["try_number"] > first
+    ]
+    if not later:
+        return Undecided("the task was not tried again after its worker was killed")
+    if later[0]["data"]["value"] != "kept":
+        return Broken(
+            "What the task wrote into its state store was not there on the next try",
+            tuple(line(event, "what", "pid", "data") for event in (written[0], later[0])),
+        )
+    return Kept(f"written in try {first}, found in try {later[0]['data']['try_number']}")

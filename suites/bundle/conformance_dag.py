@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 from airflow.sdk import (  # type: ignore[attr-defined]
     DAG,
@@ -44,6 +45,14 @@ with DAG("conformance_task_raises", schedule=None):
         raise ValueError("the task raised on purpose")
 
     raises()
+
+with DAG("conformance_task_remembers", schedule=None):
+
+    @task(retries=1, retry_delay=dt.timedelta(0))
+    def remembers(**context: Any) -> None:
+        callables.remember("task-remembers", context.get("task_state_store"), context["ti"].try_number)
+
+    remembers()
 
 with DAG("conformance_task_holds", schedule=None):
 

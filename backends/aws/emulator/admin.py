@@ -9,7 +9,8 @@ an error is ``{"error": "one sentence"}``.
 * ``DELETE /messages``: all of them, those in flight too -> ``{}``
 * ``GET /calls?since=N``: ``[{"n", "at", "service", "operation", "status", "fault"}]``
 * ``GET /faults``, ``POST /faults`` -> ``{"id"}``, ``DELETE /faults``, ``DELETE /faults/ID``
-* ``POST /runs/ID/kill {"signal": 9}``, ``/runs/ID/stop {"reason"}``, ``/runs/ID/vanish``, ``/runs/ID/oom`` -> ``{}``;
+* ``POST /runs/ID/kill {"signal": 9}``, ``/runs/ID/stop {"reason"}``, ``/runs/ID/vanish``, ``/runs/ID/oom``,
+  ``/runs/ID/repeat`` (Lambda) -> ``{}``;
   ID is the (quoted) task ARN or its last part, the job id or the request id
 * ``PUT /images``: the images file's content
 """
@@ -124,8 +125,10 @@ class Admin:
                 self.lambdas.exhaust_memory(run)
             else:
                 self.plane.exhaust_memory(run)
+        elif verb == "repeat" and run.service == "lambda" and self.lambdas is not None:
+            self.lambdas.repeat(run)
         else:
-            raise NotFound(f"A run has no '{verb}'; it has kill, stop, vanish and oom.")
+            raise NotFound(f"A run has no '{verb}'; it has kill, stop, vanish and oom, and repeat in Lambda.")
 
 
 def _json(status: int, body: Any) -> Reply:

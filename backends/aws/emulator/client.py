@@ -103,6 +103,10 @@ class EmulatorClient:
         """End a run's container as out of memory."""
         self._act(identity, "oom", {})
 
+    def repeat(self, identity: str) -> None:
+        """Carry out an asynchronous invocation of Lambda once more."""
+        self._act(identity, "repeat", {})
+
     def set_images(self, images: dict[str, Any]) -> None:
         """Replace the images; as the images file."""
         self._call("PUT", "/images", images)

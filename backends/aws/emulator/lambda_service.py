@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from executor_conformance.backends.aws.emulator.runner import Handle, ImageMissi
 from executor_conformance.backends.aws.emulator.runtime_api import Answer, Call, Runtime, failure
 from executor_conformance.harness.errors import UsageError
 
+KEPT = 50
+"""How many of the last invocations can be carried out again."""
 RETRIES = 2
 """How often Lambda tries an asynchronous invocation again after an error, unless configured otherwise."""
 
@@ -75,6 +78,7 @@ class LambdaService:
         self._lock = threading.Lock()
         self._idle: dict[tuple[Any, ...], list[Runtime]] = {}
         self._invocations: dict[str, Invocation] = {}
+        self._accepted: OrderedDict[str, Invocation] = OrderedDict()
         plane.vanish["lambda"] = self._vanish
 
     def invoke(self, function: Function, event: bytes, asynchronous: bool) -> Invocation:
@@ -83,9 +87,22 @@ class LambdaService:
         run.expect("queued")
         invocation = Invocation(function, event, run, asynchronous)
         with self._lock:
-            self._invocations[run.id] = invocation
+            self._invocations[run.id] = self._accepted[run.id] = invocation
+            while len(self._accepted) > KEPT:
+                self._accepted.popitem(last=False)
         threading.Thread(target=self._live, args=[invocation], daemon=True, name=f"lambda-{run.id}").start()
         return invocation
+
+    def repeat(self, run: Run) -> None:
+        """Carry out an asynchronous invocation once more, as Lambda, whose queue delivers at least once, may.
+
+        :raises UsageError: it is not one of the last that were accepted, or was synchronous.
+        """
+        with self._lock:
+            invocation = self._accepted.get(run.id)
+        if invocation is None or not invocation.asynchronous:
+            raise UsageError(f"The run {run.id} is no asynchronous invocation that could be repeated.")
+        self.invoke(invocation.function, invocation.event, asynchronous=True)
 
     def idle_pids(self) -> list[int]:
         """Of the runtimes that wait for work."""

@@ -1,0 +1,89 @@
+"""Fault points that concern several parts of an environment at once: a report, the network, the transport."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from executor_conformance.harness.errors import BoundReached
+from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.rest import RestWatch
+from executor_conformance.harness.view import TERMINAL, HistoryView
+
+if TYPE_CHECKING:
+    from executor_conformance.harness.case import Callback, Case
+
+
+def lose_report(case: Case, callback: Callback) -> None:
+    """Let core take the callback's terminal event, SIGKILL the scheduler before it writes, and start another.
+
+    :raises BoundReached: the executor reported no end, so there was nothing to lose.
+    """
+    watch = RestWatch(case, [callback])
+    while not case.env.pump(scheduling=case.scheduling, stop_at_drain=callback.id):
+        rest = watch.at_rest()
+        if rest or watch.expired(case.env.settle_s):
+            case.env.sink("rest" if rest else "bound", waiting_for="a report", limit_s=LIMITS.settle, **watch.proof())
+            raise BoundReached(f"The executor reported no end of the callback; its row is {case.state(callback)}.")
+        case.pause()
+    case.env.sink("note", what="report drained", callback=callback.id, state=case.state(callback))
+    case.restart_scheduler("report-lost")
+
+
+def part(case: Case) -> None:
+    """Cut the workers off from the API server: open connections are reset, new ones refused."""
+    for recorder in case.env.site.recorders.values():
+        recorder.refuse()
+    case.fault("partition")
+
+
+def join(case: Case) -> None:
+    """Let the workers find the API server again."""
+    for recorder in case.env.site.recorders.values():
+        recorder.accept()
+    case.env.sink("note", what="healed")
+
+
+def until_delivered_again(case: Case, callback: Callback) -> None:
+    """Step until a second worker process has claimed the callback or has begun to run it, or clearly will not.
+
+    An executor, or a worker, may know a workload that it had before; then nothing comes of the second delivery.
+    """
+    began = since = time.monotonic()
+    mark = None
+    while time.monotonic() - since <= LIMITS.second_delivery and time.monotonic() - began <= LIMITS.settle:
+        case.pump()
+        view = next(each for each in HistoryView(case.env.history).callbacks if each.id == callback.id)
+        if len(view.responses(view.claims)) > 1 or view.executions > 1:
+            case.env.sink("note", what="delivered again", callback=callback.id)
+            return
+        now = (len(view.requests), case.env.effects.reports, tuple(case.env.units()))
+        if now != mark:
+            mark, since = now, time.monotonic()
+        case.pause()
+    case.env.sink("note", what="second delivery came to nothing", callback=callback.id)
+
+
+def while_it_matters(case: Case, callback: Callback) -> None:
+    """Go on until the row has ended by what was just done to it, or for two quiet windows if it does not."""
+    until = time.monotonic() + 2 * LIMITS.quiet_window
+    while case.state(callback) not in TERMINAL and time.monotonic() < until:
+        case.pump()
+        case.pause()
+
+
+def until_returned(case: Case, callback: Callback, pid: int) -> None:
+    """Wait, without a step of the scheduler, until the callable has returned and its process has ended.
+
+    Where the process cannot be seen, the callable's last report has to do.
+
+    :raises BoundReached: it did not.
+    """
+    if case.env.backend.on_this_host:
+        case.until_gone(pid, "the callable's process")
+        return
+    deadline = time.monotonic() + LIMITS.start_of_callable
+    while not case.effects(callback, "effect"):
+        if time.monotonic() > deadline:
+            raise BoundReached(f"The callable did not return within {LIMITS.start_of_callable:g} s.")
+        time.sleep(LIMITS.pump_interval)
