@@ -146,7 +146,7 @@ class Environment:
             base["NO_PROXY"] += f",{host}"
         self.effects = EffectsServer(self.sink, host)
         self.effects.start()
-        fingerprint = keyed_fingerprint(self._fingerprint_key.encode())
+        fingerprint = self.fingerprint = keyed_fingerprint(self._fingerprint_key.encode())
         self.watcher = ProcessWatcher(self.supervisor, self.sink)
         for label in ("execution", *self.backend.apis):
             recorder = WireRecorder(label, self.server_url, self.sink, fingerprint, self._pids, host)

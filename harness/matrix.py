@@ -184,7 +184,7 @@ class Matrix:
         return answer.status
 
     def _send(self, operation: Operation, named: str, token: str | None) -> Answer:
-        """Send the request; again with other values of its body's enumerations, while the server takes them for wrong."""
+        """Send the request; again with other values of its enumerations, while the server takes them for wrong."""
         pick = self._picks.get(operation.name, 0)
         for further in range(_PICKS):
             target, body = operation.target(named, self.word), operation.content(self.word, pick + further)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from executor_conformance.harness.case import Callback, Case, NotApplicable
 from executor_conformance.harness.matrix import CLAIM_METHODS
-from executor_conformance.harness.rules import Hold, WireRule
+from executor_conformance.harness.rules import Answer, Hold, WireRule
 from executor_conformance.harness.tokens import ask
 from executor_conformance.suites.marks import decides
+from executor_conformance.suites.token_leaks import LeakWatch
 from executor_conformance.suites.token_matrix import mint_for, run_matrix
 
 
@@ -96,3 +97,23 @@ def test_claim_is_guarded(case: Case) -> None:
     entered.release()
     case.settle()
     probe(case, "claim", method, route, path, "claimed after the end", mint.token(), [409], row)
+
+
+@decides("TOKEN-8")
+def test_token_is_kept_secret(case: Case) -> None:
+    """A callable that uses its token, one that raises and one whose claim fails leave no token for others to read."""
+    with LeakWatch(case) as watch:
+        callback = case.submit("read_secrets", expect="terminal")
+        entered = case.stop_at(callback, "enter")
+        case.reach(entered, "the start of the callable")
+        watch.look_at_what_passes()
+        entered.release()
+        case.settle()
+        watch.look_at_what_passes()
+        case.submit("raise_error", expect="failure")
+        case.settle()
+        if case.env.edition != "claimless":
+            case.rule(WireRule(Answer(500, {"detail": "on purpose"}), path=r"/callbacks/[^/]+/run$"))
+            case.submit("succeed", expect="terminal")
+            case.settle()
+        watch.look_at_what_is_left()

@@ -32,6 +32,7 @@ class CeleryBackend(Backend):
     name: ClassVar[str] = "celery"
     executor: ClassVar[str] = "airflow.providers.celery.executors.celery_executor.CeleryExecutor"
     variants: ClassVar = (Variant("celery"),)
+    carriers: ClassVar = {"file:broker": "the broker's message"}
 
     @property
     def victims(self) -> frozenset[str]:  # type: ignore[override]

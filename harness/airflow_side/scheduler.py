@@ -19,6 +19,9 @@ from typing import Any
 from executor_conformance.harness.airflow_side import seeding
 from executor_conformance.harness.channel import Channel
 
+KEPT_TOKENS = 20
+"""How many of the last queued tokens are kept in memory, for a case that looks where else they are."""
+
 
 def describe_key(key: Any) -> dict[str, Any]:
     """The type and the text of a workload key, and its id where it has one."""
@@ -74,6 +77,7 @@ class SchedulerSide:
         self.notes: list[dict[str, Any]] = []
         self.workloads: list[dict[str, Any]] = []
         self.slots: dict[str, Any] = {}
+        self.tokens: dict[str, str] = {}
         for executor in executors:
             executor.job_id = self.runner.job.id
             executor.start()
@@ -119,6 +123,9 @@ class SchedulerSide:
             return  # an override that calls its parent shows the same workload twice
         import jwt
 
+        self.tokens[key["key"]] = token
+        while len(self.tokens) > KEPT_TOKENS:
+            del self.tokens[next(iter(self.tokens))]
         claims = jwt.decode(token, options={"verify_signature": False}) if token else None
         header = jwt.get_unverified_header(token) if token else None
         self.workloads.append(
@@ -217,6 +224,8 @@ class SchedulerSide:
         op = message.pop("op")
         if op == "step":
             return self.step(**message)
+        if op == "tokens":
+            return {"tokens": self.tokens}
         if op == "executors":
             return {"executors": self.executors()}
         if op == "submit":

@@ -2,9 +2,10 @@
 
 401 and 403 are a refusal, if nothing changed by it. Whatever else the server answers, it has let the token in: 404, 409
 and 422 too, which it finds out behind the door. A token that the route is for has to get further, or the refusal proves
-nothing; where that one is answered otherwise, a 404 or 410 refuses as well, for what the token's subject is not. A route
-that admits workloads of another kind lets the queued token in where its scope is one for all kinds; under the callback's
-own id it finds none of them, so a 404 is all that the token gets.
+nothing; where that one is answered otherwise, a 404 or 410 refuses as well, for what the token's subject is not.
+
+A route that admits workloads of another kind lets the queued token in where its scope is one for all kinds; under the
+callback's own id it finds none of them, so a 404 is all that the token gets.
 """
 
 from __future__ import annotations
