@@ -154,6 +154,14 @@ def properties_of_answer(operation: Operation) -> set[str]:
     return names
 
 
+def tells_state(operation: Operation) -> bool:
+    """Whether reading by the operation tells the state of a callback."""
+    if operation.method != "GET":
+        return False
+    names = properties_of_answer(operation)
+    return "callback_state" in names or ("/callbacks" in operation.path and "state" in names)
+
+
 def _collect(document: Mapping[str, Any], schema: Any, names: set[str], depth: int) -> None:
     if not isinstance(schema, Mapping) or depth > _DEEPEST:
         return

@@ -199,6 +199,7 @@ _OF_THE_ENVIRONMENT: dict[str, Callable[..., dict[str, Any]]] = {
     "make_rows": rows.make,
     "openapi": openapi.describe,
     "remove_rows": rows.remove,
+    "state_apis": openapi.state_apis,
 }
 
 

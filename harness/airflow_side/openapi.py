@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
+
+from executor_conformance.harness.openapi import operations, tells_state
 
 PATH = "/openapi.json"
 
@@ -27,6 +30,20 @@ def describe() -> dict[str, Any]:
         raise RuntimeError(f"the app of the Execution API answers {PATH} with {status}")
     document: dict[str, Any] = json.loads(body)
     return document
+
+
+def state_apis() -> dict[str, Any]:
+    """The operations of the core API by which a callback's state can be read, as the documents that it ships say.
+
+    What the web pages use is among them; it is left out of the description that the server gives of itself.
+    """
+    import yaml
+    from airflow.api_fastapi import core_api
+
+    folder = Path(core_api.__path__[0]) / "openapi"
+    documents = {path.name: yaml.safe_load(path.read_text("utf-8")) for path in sorted(folder.glob("*.y*ml"))}
+    found = [one for document in documents.values() for one in operations(document) if tells_state(one)]
+    return {"documents": list(documents), "routes": sorted({(one.method, one.path) for one in found})}
 
 
 async def _get(app: Any, path: str, query: str) -> tuple[int, bytes]:
