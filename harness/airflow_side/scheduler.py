@@ -64,6 +64,7 @@ class SchedulerSide:
     """What one scheduler process holds: the runner, its executors, and what was seen of them."""
 
     def __init__(self) -> None:
+        from airflow.callbacks.database_callback_sink import DatabaseCallbackSink
         from airflow.executors.executor_loader import ExecutorLoader
         from airflow.jobs.job import Job
         from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
@@ -80,6 +81,7 @@ class SchedulerSide:
         self.tokens: dict[str, str] = {}
         for executor in executors:
             executor.job_id = self.runner.job.id
+            executor.callback_sink = DatabaseCallbackSink()  # as SchedulerJobRunner._execute does
             executor.start()
 
     @staticmethod
