@@ -32,23 +32,20 @@ class LeakWatch:
         self._lines: dict[tuple[int, str], bytes] = {}
 
     def __enter__(self) -> LeakWatch:
-        for recorder in self.case.env.site.recorders.values():
-            recorder.kept = set()
+        self.case.env.wire.kept = set()  # of the Execution API alone: other APIs have tokens of their own
         self.case.env.watcher.command_line_seen = self._lines.__setitem__
         return self
 
     def __exit__(self, *details: object) -> None:
         self.case.env.watcher.command_line_seen = None
-        for recorder in self.case.env.site.recorders.values():
-            recorder.kept = None
+        self.case.env.wire.kept = None
         self._lines.clear()
 
     def learn(self) -> None:
         """Take in the tokens that core has handed out and those that went over the wire."""
         assert self.case.env.scheduler is not None
         self.scanner.add(self.case.env.scheduler.tokens().values())
-        for recorder in self.case.env.site.recorders.values():
-            self.scanner.add(set(recorder.kept or ()))
+        self.scanner.add(set(self.case.env.wire.kept or ()))
 
     def look_at_what_passes(self) -> None:
         """Command lines of the moment, the transport and the database: what may be gone again later."""
