@@ -99,8 +99,9 @@ class Scanner:
             with path.open("rb") as file:
                 kept, first = b"", True
                 while chunk := file.read(_CHUNK):
-                    self.scan(place, where, kept + chunk, count=first)
-                    kept, first = chunk[-self._longest :], False
+                    content = kept + chunk
+                    self.scan(place, where, content, count=first)
+                    kept, first = content[-self._longest :] if self._longest else b"", False
         except OSError:
             return
 

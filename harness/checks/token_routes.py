@@ -51,8 +51,14 @@ class Requests:
         return {status for _, status in self.controls.get(route, ()) if status not in REFUSED}
 
     def admits(self, route: str) -> bool:
-        """Whether the route is the admission of another kind of workload, which has queued tokens of the same scope."""
-        return any(scope == self.queued and status not in REFUSED for scope, status in self.controls.get(route, ()))
+        """Whether the route is the admission of another kind of workload, which has queued tokens of the same scope.
+
+        It names the workload, takes such a token from its owner, and is a ``/run`` or takes no execution token at all.
+        """
+        if not any(one["subject"] != OWN for one in self.plain if name(one) == route):
+            return False
+        taken = {scope for scope, status in self.controls.get(route, ()) if status not in REFUSED}
+        return self.queued in taken and (route.endswith("}/run") or "execution" not in taken)
 
     @property
     def minted_well(self) -> bool:
