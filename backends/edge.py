@@ -40,6 +40,7 @@ class EdgeBackend(Backend):
             note="the worker's log push is answered with 204 at the wire, so that the rest can be decided",
         ),
     )
+    carriers: ClassVar = {"table:edge_job": "the job in the database, which the worker fetches over HTTP"}
     victims: ClassVar = frozenset({"child", "supervisor", "unit", "node", "idle"})
     has_queues: ClassVar = True
     crowd: ClassVar = 20

@@ -124,6 +124,12 @@ class Backend(ABC):
     apis: ClassVar[Mapping[str, str]] = {}
     """Further APIs to record: label to the path below the server's root."""
     variants: ClassVar[Sequence[Variant]] = ()
+    carriers: ClassVar[Mapping[str, str]] = {}
+    """What carries a workload with its token to the worker, and cannot do without: what it is, by where it is seen.
+
+    ``file:PATH`` is below the environment's folder, ``table:NAME`` in the metadata database; any other name is of a
+    place where the harness does not look.
+    """
     victims: ClassVar[frozenset[str]] = frozenset()
     """Which processes a fault can kill: 'child', 'supervisor', 'unit' (both), 'node' (the whole worker)."""
     faults: ClassVar[Mapping[str, Sequence[str]]] = {}

@@ -146,7 +146,7 @@ class Environment:
             base["NO_PROXY"] += f",{host}"
         self.effects = EffectsServer(self.sink, host)
         self.effects.start()
-        fingerprint = keyed_fingerprint(self._fingerprint_key.encode())
+        fingerprint = self.fingerprint = keyed_fingerprint(self._fingerprint_key.encode())
         self.watcher = ProcessWatcher(self.supervisor, self.sink, self.backend.roots)
         for label in ("execution", *self.backend.apis):
             recorder = WireRecorder(label, self.server_url, self.sink, fingerprint, self._pids, host)
@@ -342,14 +342,22 @@ class Environment:
 
     def create_run_beside(self, dag_id: str) -> dict[str, Any]:
         """Create a Dag run from a process of its own, as the API or a user would."""
+        return self.ask_beside("create_run", dag_id=dag_id)
+
+    def ask_beside(self, op: str, limit: float = LIMITS.command, **arguments: Any) -> dict[str, Any]:
+        """Have a process of its own that knows Airflow do ``op``; see ``airflow_side.inspection``.
+
+        :raises HarnessError: it could not.
+        """
         assert self.zygote is not None
         channel, _ = self.zygote.fork("inspection")
         try:
-            answer = channel.call("create_run", LIMITS.command, dag_id=dag_id)
+            answer = channel.call(op, limit, **arguments)
         finally:
             channel.close()
         if not answer or "failed" in answer:
-            raise HarnessError(f"A run of {dag_id} could not be created: {(answer or {}).get('failed')}")
+            why = (answer or {}).get("failed", "its process ended")
+            raise HarnessError(f"The environment could not do '{op}' ({arguments}): {why}")
         return answer
 
     def use_variant(self, variant: Variant) -> None:

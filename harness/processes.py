@@ -180,6 +180,11 @@ def kill_marked(folder: Path, sessions: Iterable[int] = ()) -> None:
         time.sleep(0.005)
 
 
+def read_command_line(pid: int) -> bytes:
+    """What every user of the host can read of a process: its whole command line, or the title in its place."""
+    return read_proc(pid, "cmdline", 1 << 22)
+
+
 def title_of(pid: int, comm: str = "?") -> str:
     """The command line, joined, without tokens, at most 160 characters; ``[comm]`` if it is empty."""
     text = read_proc(pid, "cmdline").rstrip(b"\0 ").replace(b"\0", b" ").decode(errors="replace")
@@ -204,6 +209,8 @@ class ProcessWatcher:
         self.supervisor = supervisor
         self.sink = sink
         self.roots = roots
+        self.command_line_seen: Callable[[tuple[int, str], bytes], None] | None = None
+        """Takes the pid and the title of a process, and its whole command line, whenever one of them is new."""
         self._known: dict[tuple[int, int], tuple[int, str]] = {}
 
     is_alive = staticmethod(is_alive)
@@ -227,6 +234,8 @@ class ProcessWatcher:
             if key not in now:
                 self._gone(key[0], ppid, title)
         for key, (ppid, title) in now.items():
+            if self.command_line_seen is not None and former.get(key, (0, ""))[1] != title:
+                self.command_line_seen((key[0], title), read_command_line(key[0]))
             if key not in former:
                 self.sink("process", what="born", pid=key[0], ppid=ppid, title=title)
 

@@ -118,6 +118,11 @@ class SchedulerHandle:
         """
         return self._call("step", LIMITS.scheduler_step, **arguments)
 
+    def tokens(self) -> dict[str, str]:
+        """The queued tokens that core has handed out lately, by workload key; never to be stored."""
+        found: dict[str, str] = self._call("tokens", LIMITS.command)["tokens"]
+        return found
+
     def submit(self, path: str, kwargs: dict[str, Any], **more: Any) -> dict[str, Any]:
         """Make a missed deadline's callback row; returns ``callback`` (id) and ``path``."""
         return self._call("submit", LIMITS.command, path=path, kwargs=kwargs, **more)

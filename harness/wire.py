@@ -113,6 +113,7 @@ class WireRecorder(ListeningThread):
         self.upstream = upstream.rstrip("/")
         self.sink = sink
         self.problems: list[str] = []
+        self.kept: set[str] | None = None  # tokens that pass, in memory only, while a case looks for them elsewhere
         self._fingerprint = fingerprint
         self._pids = pids
         self._lock = threading.Lock()
@@ -232,6 +233,8 @@ class WireRecorder(ListeningThread):
     def _admit(self, incoming: web.BaseRequest, transport: asyncio.Transport) -> _Flight:
         path = incoming.raw_path.partition("?")[0].encode("utf-8", "backslashreplace").decode()
         token = incoming.headers.get("Authorization", "").rpartition(" ")[2]
+        if token and self.kept is not None:
+            self.kept.add(token)
         self._seq += 1
         request = WireRequest(
             seq=self._seq,
@@ -364,6 +367,8 @@ class WireRecorder(ListeningThread):
             "duration_s": round(time.monotonic() - flight.started, 4),
             "refreshed": None,
         }
+        if token and self.kept is not None:
+            self.kept.add(token)
         if token:
             fields["refreshed"] = {"claims": claims_of(token), "fingerprint": self._fingerprint(token)}
         if status >= 400:

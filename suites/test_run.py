@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.errors import BoundReached
+from executor_conformance.harness.journal import canonical
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.suites.dag_attribute import QUERY, CallbackRow, made_for_an_executor
 from executor_conformance.suites.marks import decides
 
 NESTED = {"a": [1, 2.5, None, True, {"b": "c"}], "empty": {}, "list": []}
@@ -132,4 +134,23 @@ def test_asks_its_supervisor(case: Case, question: str) -> None:
         case.env.sink("note", what="unanswered", waited_s=LIMITS.supervisor_answer)
         if case.env.backend.on_this_host:  # elsewhere the callable waits for its time limit
             case.kill([child["pid"]], "unanswered", "child")
+    case.settle()
+
+
+@decides("RUN-1", "RUN-6")
+def test_callback_of_the_dag(case: Case) -> None:
+    """A Dag's own `on_success_callback` runs once, where the running core gives it to an executor."""
+
+    def rows() -> dict[str, CallbackRow]:
+        found = [CallbackRow(*(canonical(str(value)) for value in row)) for row in case.env.journal.query(QUERY)]
+        return {row.id: row for row in found}
+
+    before = rows()
+    run = case.run_dag("conformance_dag_attribute")
+    query = "SELECT state FROM dag_run WHERE run_id = ?"
+    case.until(lambda: case.env.journal.query(query, (run.run_id,))[0][0] in ("success", "failed"), "the Dag run's end")
+    found = made_for_an_executor(row for name, row in rows().items() if name not in before)
+    if isinstance(found, str):
+        raise NotApplicable(found)
+    case.adopt(found.id, "dag-attribute", "dag_attribute")
     case.settle()

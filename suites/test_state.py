@@ -5,6 +5,7 @@ from __future__ import annotations
 from executor_conformance.harness.case import Case
 from executor_conformance.suites.inspections import inspect
 from executor_conformance.suites.marks import decides
+from executor_conformance.suites.state_api import read_states
 
 
 @decides("STATE-1")
@@ -19,3 +20,9 @@ def test_deleted_callback(case: Case) -> None:
     case.whole_afterwards = False  # until its rows are gone again
     case.whole_afterwards = "failed" not in inspect(case, "deletion")
     case.env.observe()  # what the database's own journal saw of the rows
+
+
+@decides("STATE-2")
+def test_api_and_row_agree(case: Case) -> None:
+    """Callbacks in every state are read by every API that tells a state, and in the database."""
+    read_states(case)

@@ -170,18 +170,11 @@ def test_token(clause: str, written: Written, verdict: str, reason: str) -> None
     assert_decides(written, clause, verdict, reason)
 
 
-@pytest.mark.parametrize(
-    ("clause", "name", "broken"),
-    [("TOKEN-2", "queued token", FINDING), ("TOKEN-4", "claim", FINDING), ("TOKEN-6", "execution token", None)],
-)
-def test_what_the_server_was_asked(clause: str, name: str, broken: str | None) -> None:
-    from executor_conformance.harness.catalogue import load_catalogue
-
-    broken = broken or (FINDING if load_catalogue().clause(clause).owner_for("claim") == "core" else FAIL)
-    assert_decides(probed(name), clause, PASS, "1 requests")
-    assert_decides(probed(name, status=200), clause, broken, "with expired: 200, allowed: [401, 403]")
-    assert_decides(probed(name, unchanged=False), clause, broken, "and the row has changed")
-    assert_decides(probed("something else"), clause, NA, "does not probe")
+def test_what_the_claim_was_asked() -> None:
+    assert_decides(probed("claim"), "TOKEN-4", PASS, "1 requests")
+    assert_decides(probed("claim", status=200), "TOKEN-4", FINDING, "with expired: 200, allowed: [401, 403]")
+    assert_decides(probed("claim", unchanged=False), "TOKEN-4", FINDING, "and the row has changed")
+    assert_decides(probed("something else"), "TOKEN-4", NA, "does not probe")
 
 
 def test_a_row_that_its_own_worker_claimed_during_a_probe_accuses_nobody() -> None:

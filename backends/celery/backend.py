@@ -35,6 +35,7 @@ class CeleryBackend(Backend):
     has_queues: ClassVar = True
     faults: ClassVar[Mapping[str, Sequence[str]]] = {"redelivery": ("message-copied",)}
     unreachable: ClassVar = {"redelivery": "This broker shows nobody a message that a worker has taken."}
+    carriers: ClassVar = {"file:broker": "the broker's message"}
 
     @property
     def victims(self) -> frozenset[str]:  # type: ignore[override]

@@ -31,6 +31,7 @@ class KubernetesBackend(Backend):
     """KubernetesExecutor at a cluster: by default an emulated one, whose containers are host processes."""
 
     name: ClassVar[str] = "kubernetes"
+    carriers: ClassVar = {"pod": "the arguments in the pod's specification"}
     executor: ClassVar[str] = "airflow.providers.cncf.kubernetes.executors.kubernetes_executor.KubernetesExecutor"
     variants: ClassVar = (
         Variant("kubernetes", smoke=True, note="as released"),

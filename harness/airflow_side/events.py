@@ -32,7 +32,7 @@ def _own_drains(executor: Any) -> list[str]:
     return [name for name in names if getattr(type(executor), name, None) is not getattr(BaseExecutor, name, None)]
 
 
-def _row(state: str) -> Any:
+def row_in(state: str) -> Any:
     """A callback as a Dag's deadline makes it, not yet in the database, in ``state``."""
     from airflow.models.callback import Callback
     from airflow.sdk.definitions.callback import SyncCallback
@@ -81,7 +81,7 @@ def _observe(runner: Any, executor: Any, tried: list[Sequence]) -> list[dict[str
 
     with create_session() as session:
         try:
-            rows = [_row(sequence.start) for sequence in tried]
+            rows = [row_in(sequence.start) for sequence in tried]
             session.add_all(rows)
             session.flush()
             ids = [row.id for row in rows]
@@ -133,17 +133,18 @@ def _rows(*states: str) -> Iterator[list[Any]]:
     from airflow.utils.session import create_session
 
     with create_session() as session:
-        rows = [_row(state) for state in states]
+        rows = [row_in(state) for state in states]
         session.add_all(rows)
         session.flush()
         ids = [row.id for row in rows]
     try:
         yield ids
     finally:
-        _delete(ids)
+        delete_rows(ids)
 
 
-def _delete(ids: list[Any]) -> None:
+def delete_rows(ids: list[Any]) -> None:
+    """Remove committed callbacks."""
     from airflow.models.callback import Callback
     from airflow.utils.session import create_session
     from sqlalchemy import delete
@@ -193,7 +194,7 @@ def _batch(runner: Any, executor: Any, ti_id: uuid.UUID, event: str | None) -> d
     from airflow.utils.state import CallbackState, TaskInstanceState
 
     with _rows("running", "running", "running") as (before, gone, after):
-        _delete([gone])
+        delete_rows([gone])
         with create_session() as session:
             was_gone = _look(session, [gone])[0]["state"] is None
             task_key = _task_key(session, ti_id)

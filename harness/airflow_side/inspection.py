@@ -9,9 +9,10 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
-from executor_conformance.harness.airflow_side import events, refusal, seeding
+from executor_conformance.harness.airflow_side import events, openapi, refusal, rows, seeding
 from executor_conformance.harness.channel import Channel
 
 CLASS_ATTRIBUTES = (
@@ -184,19 +185,6 @@ def offer(cls: Any) -> dict[str, Any]:
     return {"declares": declares_callbacks(cls), "taken": taken, "workload_type": "ExecuteCallback", **result}
 
 
-def routes() -> dict[str, Any]:
-    """Paths and methods of the Execution API of the running core, newest version."""
-    from airflow.api_fastapi.execution_api.routes import execution_api_router
-
-    return {
-        "routes": [
-            [f"/execution{route.path}", method]
-            for route in execution_api_router.routes
-            for method in sorted(getattr(route, "methods", None) or ())
-        ]
-    }
-
-
 def callback_parameters() -> dict[str, Any]:
     """What a SyncCallback of the running core can be given."""
     import inspect
@@ -215,15 +203,20 @@ _OF_THE_CLASS = {
     "deletion": events.deletion,
 }
 
+_OF_THE_ENVIRONMENT: dict[str, Callable[..., dict[str, Any]]] = {
+    "callback_parameters": callback_parameters,
+    "create_run": seeding.create_dag_run,
+    "make_rows": rows.make,
+    "openapi": openapi.describe,
+    "remove_rows": rows.remove,
+    "state_apis": openapi.state_apis,
+}
+
 
 def _answer(path: str, message: dict[str, Any]) -> dict[str, Any]:
     op = message["op"]
-    if op == "routes":
-        return routes()
-    if op == "callback_parameters":
-        return callback_parameters()
-    if op == "create_run":
-        return seeding.create_dag_run(message["dag_id"])
+    if op in _OF_THE_ENVIRONMENT:
+        return _OF_THE_ENVIRONMENT[op](**{name: value for name, value in message.items() if name != "op"})
     if op == "load":
         return load(path)
     module, _, name = path.rpartition(".")

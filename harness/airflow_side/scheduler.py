@@ -20,6 +20,9 @@ from typing import Any
 from executor_conformance.harness.airflow_side import seeding
 from executor_conformance.harness.channel import Channel
 
+KEPT_TOKENS = 20
+"""How many of the last queued tokens are kept in memory, for a case that looks where else they are."""
+
 
 def describe_key(key: Any) -> dict[str, Any]:
     """The type and the text of a workload key, and its id where it has one."""
@@ -65,11 +68,12 @@ class SchedulerSide:
     """What one scheduler process holds: the runner, its executors, and what was seen of them."""
 
     def __init__(self, channel: Channel) -> None:
-        self.channel = channel
+        from airflow.callbacks.database_callback_sink import DatabaseCallbackSink
         from airflow.executors.executor_loader import ExecutorLoader
         from airflow.jobs.job import Job
         from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 
+        self.channel = channel
         self.fingerprint_key = os.environ["EXECUTOR_CONFORMANCE_FINGERPRINT_KEY"].encode()
         executors = ExecutorLoader.init_executors()
         self.runner = SchedulerJobRunner(job=Job(), executors=executors)
@@ -79,8 +83,10 @@ class SchedulerSide:
         self.notes: list[dict[str, Any]] = []
         self.workloads: list[dict[str, Any]] = []
         self.slots: dict[str, Any] = {}
+        self.tokens: dict[str, str] = {}
         for executor in executors:
             executor.job_id = self.runner.job.id
+            executor.callback_sink = DatabaseCallbackSink()  # as SchedulerJobRunner._execute does
             executor.start()
 
     @staticmethod
@@ -124,6 +130,9 @@ class SchedulerSide:
             return  # an override that calls its parent shows the same workload twice
         import jwt
 
+        self.tokens[key["key"]] = token
+        while len(self.tokens) > KEPT_TOKENS:
+            del self.tokens[next(iter(self.tokens))]
         claims = jwt.decode(token, options={"verify_signature": False}) if token else None
         header = jwt.get_unverified_header(token) if token else None
         self.workloads.append(
@@ -251,6 +260,8 @@ class SchedulerSide:
         op = message.pop("op")
         if op == "step":
             return self.step(**message)
+        if op == "tokens":
+            return {"tokens": self.tokens}
         if op == "executors":
             return {"executors": self.executors()}
         if op == "submit":

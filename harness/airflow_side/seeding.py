@@ -102,8 +102,10 @@ def submit_callback(
     executor: str | None = None,
     data: dict[str, Any] | None = None,
     queue: str | None = None,
+    dag_id: str = CALLBACKS_DAG,
+    run_id: str = CALLBACKS_DAG,
 ) -> dict[str, Any]:
-    """Make the row of a callback as a missed deadline makes it; it is PENDING afterwards."""
+    """Make the row of a callback as a missed deadline of a Dag run makes it; it is PENDING afterwards."""
     from airflow.models.dagrun import DagRun
     from airflow.models.deadline import Deadline
     from airflow.sdk.definitions.callback import SyncCallback
@@ -115,13 +117,13 @@ def submit_callback(
     definition = SyncCallback("builtins.print", kwargs=decode(kwargs), executor=executor, **more)
     definition.path = _callback_path(path)
     with create_session() as session:
-        run = session.scalars(select(DagRun).where(DagRun.run_id == CALLBACKS_DAG)).one()
+        run = session.scalars(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)).one()
         deadline = Deadline(
             deadline_time=dt.datetime.now(dt.UTC) - dt.timedelta(seconds=1),
             callback=definition,
             dagrun_id=run.id,
             deadline_alert_id=None,
-            dag_id=CALLBACKS_DAG,
+            dag_id=dag_id,
             bundle_name=BUNDLE,
         )
         session.add(deadline)

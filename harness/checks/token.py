@@ -88,12 +88,6 @@ def _refused(view: HistoryView, name: str, what: str) -> Found:
     return Kept(f"{len(probes)} requests")
 
 
-@decides("TOKEN-2")
-def queued_token_opens_only_the_claim(view: HistoryView) -> Found:
-    """Every runtime route refuses the queued token."""
-    return _refused(view, "queued token", "the queued token from the runtime routes")
-
-
 @decides("TOKEN-3")
 def claim_answers_with_an_execution_token(view: HistoryView) -> Found:
     """A successful claim carries an execution token of the same subject."""
@@ -111,9 +105,8 @@ def claim_answers_with_an_execution_token(view: HistoryView) -> Found:
     return Kept() if decided else Undecided("no claim succeeded in this case")
 
 
-@decides("TOKEN-4")
-def claim_is_guarded(view: HistoryView) -> Found:
-    """Foreign, repeated, expired, tampered, unsigned, misdirected, empty and unknown claims are refused."""
+def asked_of_the_claim(view: HistoryView) -> Found:
+    """What the claim made of tokens that are foreign, expired, tampered with, unsigned, misdirected or none."""
     return _refused(view, "claim", "the claim")
 
 
@@ -147,12 +140,6 @@ def _wrong_token(view: HistoryView, callback: CallbackView, request: dict[str, A
     if not is_claim and scope != "execution":
         return f"A request other than the claim was sent with a token of scope '{scope}'"
     return ""
-
-
-@decides("TOKEN-6")
-def execution_token_is_confined(view: HistoryView) -> Found:
-    """A callback's execution token acts on no task instance and on no other callback."""
-    return _refused(view, "execution token", "task instances and other callbacks from a callback's execution token")
 
 
 @decides("TOKEN-9")

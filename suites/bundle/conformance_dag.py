@@ -62,6 +62,21 @@ with DAG("conformance_task_holds", schedule=None):
 
     holds()
 
+
+def when_the_run_succeeds(context: object = None) -> None:
+    """What the Dag processor calls today, and an executor may call once such callbacks are given to it."""
+    callables.report("enter", "dag-attribute")
+    callables.report("return", "dag-attribute")
+
+
+with DAG("conformance_dag_attribute", schedule=None, on_success_callback=when_the_run_succeeds):
+
+    @task
+    def ends_the_run() -> None:
+        pass
+
+    ends_the_run()
+
 with DAG(
     "conformance_deadline",
     schedule=None,

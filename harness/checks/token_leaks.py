@@ -1,0 +1,68 @@
+"""TOKEN-8: where a token was found by the scan of what the run left; see ``harness.leaks``."""
+
+from __future__ import annotations
+
+from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
+from executor_conformance.harness.history import Event
+from executor_conformance.harness.view import HistoryView
+
+FORBIDDEN = ("log", "event info", "output", "command line", "report")
+"""Where the clause has no token. What carries it to the worker and what else holds it is told, and is no failure."""
+NEEDED = ("log", "command line", "report")
+"""Without a look there nothing can be said."""
+
+
+@decides("TOKEN-8")
+def token_is_kept_secret(view: HistoryView) -> Found:
+    """No token is in a log, event info, output, process title, command line or report."""
+    found = view.probe("token found")
+    if leaks := [one for one in found if one["place"] in FORBIDDEN]:
+        told = list(dict.fromkeys(_told(one) for one in leaks))
+        places = ", ".join(dict.fromkeys(_a(one["place"]) for one in leaks))
+        return Broken(f"A token of the callback can be read in {places}", tuple(told[:12]))
+    scans = view.probe("token scan")
+    if not scans:
+        return Undecided("this case does not look for tokens")
+    scan = scans[-1]
+    looked = set(scan["fingerprints"])
+    if missing := sorted(_given_out(view) - looked):
+        return Unproven(f"{len(missing)} tokens that were given out were not looked for")
+    if not looked:
+        return Unproven("no token was known, so none was looked for")
+    if unseen := [place for place in NEEDED if place not in scan["looked"] and place not in scan["not_seen"]]:
+        return Unproven(f"nothing was looked at as {', '.join(unseen)}")
+    return Kept("; ".join([_scanned(scan), *_notes(scan, found)]))
+
+
+def _given_out(view: HistoryView) -> set[str]:
+    """Fingerprints of all tokens of the case's callbacks, queued and execution ones."""
+    handed = {event["token"]["fingerprint"] for event in view.of("workload") if event.get("token")}
+    answers = view.of("wire", api="execution", phase="response")
+    return handed | {answer["refreshed"]["fingerprint"] for answer in answers if answer.get("refreshed")}
+
+
+def _a(place: str) -> str:
+    return "a process's command line" if place == "command line" else f"a {place}" if place != "output" else "`output`"
+
+
+def _told(one: Event) -> str:
+    return f"{one['place']}: {one['where']} ({one['form']}, scope {one['scope']}, {one['fingerprint']})"
+
+
+def _scanned(scan: Event) -> str:
+    sizes = [f"{seen['count']} of {place}" for place, seen in scan["looked"].items()]
+    return f"{len(scan['fingerprints'])} tokens looked for in {', '.join(sizes)}"
+
+
+def _notes(scan: Event, found: list[Event]) -> list[str]:
+    """What the report says besides: what carries the token, where else it is, and where nobody could look."""
+    notes = []
+    if carriers := scan.get("carriers"):
+        notes.append(f"the token travels in {' and '.join(dict.fromkeys(carriers.values()))}")
+    elsewhere = dict.fromkeys(f"{one['where']} ({one['form']})" for one in found if one["place"] not in FORBIDDEN)
+    if elsewhere:
+        shown = list(elsewhere)[:6]
+        notes.append(f"found in {', '.join(shown)}" + (" and others" if len(elsewhere) > len(shown) else ""))
+    if scan["not_seen"]:
+        notes.append(f"the workers' {' and '.join(scan['not_seen'])} are out of the harness's sight")
+    return notes

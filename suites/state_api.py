@@ -1,0 +1,122 @@
+"""How a case reads the states of callbacks by every API of the running core that tells them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from executor_conformance.harness.case import Case, NotApplicable
+from executor_conformance.harness.environment import free_port
+from executor_conformance.harness.errors import BoundReached, HarnessError
+from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.matrix import STATES, Ids, Matrix
+from executor_conformance.harness.openapi import tells_state
+from executor_conformance.harness.tokens import Client
+from executor_conformance.harness.view import TERMINAL
+from executor_conformance.suites.token_matrix import execution_api, mint_for, row_reader
+
+
+def read_states(case: Case) -> None:
+    """Read the state of callbacks in every state by every API that tells it, beside what the database holds.
+
+    :raises NotApplicable: the running core has no such API.
+    """
+    described = execution_api(case)
+    if unknown := [one.name for one in described if tells_state(one)]:
+        raise HarnessError(f"The Execution API tells states by {', '.join(unknown)}, which this case cannot ask yet.")
+    routes = [tuple(one) for one in case.env.ask_beside("state_apis", limit=LIMITS.api_server_start)["routes"]]
+    if not routes and case.env.edition == "claimless":
+        raise NotApplicable("No API of the running core tells a callback's state.")
+    callback = case.submit("succeed")
+    case.until(lambda: case.state(callback) in TERMINAL, "the end of a callback")
+    case.settle()
+    mint, look = mint_for(case, callback), row_reader(case)
+    case.whole_afterwards = False  # until the rows are gone again
+    made = case.env.ask_beside("make_rows", states=list(STATES))
+    try:
+        if routes:
+            _ask_core(case, routes, made)
+        ids = Ids(made["callbacks"], made["another"], made["task_instance"], str(uuid.uuid4()))
+        with Client(case.env.server_url) as client:
+            Matrix(client, mint, case.env.edition, described, ids, look, case.env.sink).claims()
+    finally:
+        rows = [*made["callbacks"].values(), made["another"]]
+        case.env.ask_beside("remove_rows", ids=rows, dag_run_id=made["dag_run_id"])
+    case.env.observe()
+    case.whole_afterwards = True
+
+
+def _ask_core(case: Case, routes: list[tuple[str, str]], made: Mapping[str, Any]) -> None:
+    """Start a server of the core API beside the environment's own, and ask it as one who may read everything."""
+    port = free_port()
+    env = case.env.site.env | {"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True"}
+    argv = [sys.executable, "-m", "airflow", "api-server", "--host", "127.0.0.1", "--port", str(port)]
+    server = case.env.supervisor.spawn("core-api", [*argv, "--apps", "core", "--workers", "1"], env, case.env.folder)
+    base = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + LIMITS.api_server_start
+        while (token := _login(base)) is None:
+            if not server.alive:
+                raise HarnessError(f"The server of the core API ended at its start: {server.log_tail(5)}")
+            if time.monotonic() > deadline:
+                raise BoundReached(f"The server of the core API was not ready within {LIMITS.api_server_start:g} s.")
+            time.sleep(0.1)
+        for method, path in routes:
+            _read(case, base, token, path, made)
+            case.env.sink("note", what="state API", method=method, route=path)
+    finally:
+        server.kill_tree()
+
+
+def _login(base: str) -> str | None:
+    try:
+        with urllib.request.urlopen(f"{base}/auth/token", timeout=LIMITS.command) as answer:
+            return str(json.load(answer)["access_token"])
+    except (OSError, ValueError, LookupError):
+        return None
+
+
+def _read(case: Case, base: str, token: str, path: str, made: Mapping[str, Any]) -> None:
+    """Read by one route; each state that it tells of a row of ours is an event, with what the row holds."""
+    names = {"dag_id": made["dag_id"], "dag_run_id": made["run_id"], "run_id": made["run_id"]}
+    look, told = row_reader(case), set()
+    for identity in (*made["callbacks"].values(), made["another"]):
+        filled = path
+        for name, value in {**names, "callback_id": identity}.items():
+            filled = filled.replace(f"{{{name}}}", urllib.parse.quote(str(value), safe=""))
+        if "{" in filled:
+            raise HarnessError(f"The route {path} has a parameter that this case cannot fill in yet.")
+        asked = urllib.request.Request(f"{base}{filled}", headers={"Authorization": f"Bearer {token}"})
+        try:
+            with urllib.request.urlopen(asked, timeout=LIMITS.command) as answer:
+                content = json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise HarnessError(f"The core API answers {path} with {error.code}.") from None
+        for found, state in _states_in(content, identity):
+            if found in (*made["callbacks"].values(), made["another"]) and found not in told:
+                told.add(found)
+                row = look(found)
+                holds = row[0] if isinstance(row, list) else None
+                case.env.sink("probe", name="state", method="GET", route=path, reported=state, row=holds)
+        if "{callback_id}" not in path:
+            break
+
+
+def _states_in(content: Any, asked: str) -> Iterator[tuple[str, str]]:
+    """Ids and states of callbacks in an answer, at any depth; an object without an id is of the one asked for."""
+    if isinstance(content, dict):
+        state = content.get("callback_state", content.get("state") if "callback_id" not in content else None)
+        if isinstance(state, str):
+            yield str(content.get("callback_id", content.get("id", asked))), state
+        for value in content.values():
+            yield from _states_in(value, asked)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _states_in(value, asked)

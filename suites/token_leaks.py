@@ -1,0 +1,106 @@
+"""What a case does to find tokens where they should not be; see :mod:`executor_conformance.harness.leaks`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from executor_conformance.harness.case import Case
+from executor_conformance.harness.leaks import Scanner
+from executor_conformance.harness.processes import read_command_line
+
+LOG, PROCESS, OUTPUT, INFO, REPORT, TRANSPORT, DATABASE, FILE = (
+    "log",
+    "command line",
+    "output",
+    "event info",
+    "report",
+    "transport",
+    "database",
+    "file",
+)
+
+
+class LeakWatch:
+    """Learns the tokens of a case as they are given out, and looks for them everywhere."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.scanner = Scanner(
+            case.env.fingerprint, lambda **found: case.env.sink("probe", name="token found", **found)
+        )
+        self._lines: dict[tuple[int, str], bytes] = {}
+
+    def __enter__(self) -> LeakWatch:
+        self.case.env.wire.kept = set()  # of the Execution API alone: other APIs have tokens of their own
+        self.case.env.watcher.command_line_seen = self._lines.__setitem__
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.case.env.watcher.command_line_seen = None
+        self.case.env.wire.kept = None
+        self._lines.clear()
+
+    def learn(self) -> None:
+        """Take in the tokens that core has handed out and those that went over the wire."""
+        assert self.case.env.scheduler is not None
+        self.scanner.add(self.case.env.scheduler.tokens().values())
+        self.scanner.add(set(self.case.env.wire.kept or ()))
+
+    def look_at_what_passes(self) -> None:
+        """Command lines of the moment, the transport and the database: what may be gone again later."""
+        self.learn()
+        for pid, process in self.case.env.processes().items():
+            self._lines[pid, process.title] = read_command_line(pid)
+        self._files(transport=True)
+        connection = self.case.env.database.connect()
+        try:
+            self.scanner.scan_tables(connection, self._place_of_column)
+        finally:
+            connection.close()
+
+    def look_at_what_is_left(self) -> None:
+        """All of it, once nothing goes on any more; what was looked at goes into the history."""
+        self.look_at_what_passes()
+        env = self.case.env
+        for (_, title), content in self._lines.items():
+            self.scanner.scan(PROCESS, title, content)
+        self._files(transport=False)
+        for event in env.history.of("event"):
+            self.scanner.scan(INFO, f"event {event['state']}", json.dumps(event).encode())
+        self._report()
+        summary = self.scanner.summary()
+        seen = [place for place in (LOG, PROCESS) if not env.backend.on_this_host]
+        env.sink("probe", name="token scan", carriers=dict(env.backend.carriers), not_seen=seen, **summary)
+
+    def _report(self) -> None:
+        """The histories of the run, this one's too, and what else its folder holds."""
+        path = self.case.env.history.path
+        if path is None:
+            for event in self.case.env.history.of("wire"):
+                self.scanner.scan(REPORT, "history", json.dumps(event, default=str).encode())
+            return
+        for found in sorted(path.parent.parent.rglob("*")):
+            if found.is_file():
+                self.scanner.scan_file(REPORT, found.name, found)
+
+    def _files(self, transport: bool) -> None:
+        folder = self.case.env.folder
+        for path in sorted(folder.rglob("*")):
+            place = self._place_of(path.relative_to(folder))
+            if place and (place == TRANSPORT) == transport and path.is_file():
+                self.scanner.scan_file(place, str(path.relative_to(folder)), path)
+
+    def _place_of(self, path: Path) -> str:
+        """What kind of place a file of the environment is; empty for the database, which is read table by table."""
+        carriers = self.case.env.backend.carriers
+        if any(str(path).startswith(place.removeprefix("file:")) for place in carriers if place.startswith("file:")):
+            return TRANSPORT
+        if path.parts[0] == "database":
+            return ""
+        return LOG if "log" in str(path).lower() else FILE
+
+    def _place_of_column(self, table: str, column: str) -> str:
+        if f"table:{table}" in self.case.env.backend.carriers:
+            return TRANSPORT
+        return OUTPUT if (table, column) == ("callback", "output") else DATABASE
