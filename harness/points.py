@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
 
 from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.limits import LIMITS
@@ -11,7 +12,7 @@ from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.view import TERMINAL, HistoryView
 
 if TYPE_CHECKING:
-    from executor_conformance.harness.case import Callback, Case
+    from executor_conformance.harness.case import Callback, Case, Run
 
 
 def lose_report(case: Case, callback: Callback) -> None:
@@ -44,10 +45,12 @@ def join(case: Case) -> None:
     case.env.sink("note", what="healed")
 
 
-def until_delivered_again(case: Case, callback: Callback) -> None:
+def until_delivered_again(case: Case, callback: Callback, before: Collection[int]) -> None:
     """Step until a second worker process has claimed the callback or has begun to run it, or clearly will not.
 
     An executor, or a worker, may know a workload that it had before; then nothing comes of the second delivery.
+
+    :param before: pids that were at work before it; while there are others, something may come of it.
     """
     began = since = time.monotonic()
     mark = None
@@ -58,10 +61,25 @@ def until_delivered_again(case: Case, callback: Callback) -> None:
             case.env.sink("note", what="delivered again", callback=callback.id)
             return
         now = (len(view.requests), case.env.effects.reports, tuple(case.env.units()))
-        if now != mark:
+        if now != mark or set(now[2]) - set(before):
             mark, since = now, time.monotonic()
         case.pause()
     case.env.sink("note", what="second delivery came to nothing", callback=callback.id)
+
+
+def until_task(case: Case, run: Run, task_id: str, condition: Callable[[], Any], reason: str) -> None:
+    """Step until ``condition`` holds, as long as anything moves that has to do with a task.
+
+    :raises BoundReached: it did not; ``reason`` says what was waited for.
+    """
+    watch = RestWatch(case, [], tasks=[(run, task_id)])
+    while not condition():
+        case.pump()
+        watch.at_rest()  # so that it sees what moves
+        if watch.expired(case.env.settle_s):
+            case.env.sink("bound", waiting_for=reason, limit_s=case.env.settle_s, **watch.proof())
+            raise BoundReached(f"{reason}: not within {case.env.settle_s:g} s.")
+        case.pause()
 
 
 def while_it_matters(case: Case, callback: Callback) -> None:

@@ -80,8 +80,9 @@ def test_redelivery(case: Case, way: str, moment: str) -> None:
     if moment == "after-its-end":
         entered.release()
         case.settle()
+    before = case.env.units()
     case.inject("redelivery", way, callback)
-    until_delivered_again(case, callback)
+    until_delivered_again(case, callback, before)
     while_it_matters(case, callback)
     entered.release()
     case.settle()

@@ -3,6 +3,7 @@
 import pytest
 from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.errors import BoundReached
+from executor_conformance.harness.points import until_task
 from executor_conformance.suites.marks import decides
 from executor_conformance.suites.test_crash import pids_of
 
@@ -19,21 +20,22 @@ def test_control_group(case: Case) -> None:
 def test_state_of_a_killed_task(case: Case, victim: str) -> None:
     """A task writes into its state store, its worker is killed, and the next try looks."""
     case.needs_victim(victim)
-    case.run_dag("conformance_task_remembers")
+    run = case.run_dag("conformance_task_remembers")
     kept = case.env.effects.stop_at("task-remembers", "kept")
 
     def reports(what: str) -> int:
         return len(case.env.history.of("effect", probe="task-remembers", what=what))
 
-    case.until(lambda: kept.reached or reports("return"), "the task to write into its state store")
+    written = "the task to write into its state store"
+    until_task(case, run, "remembers", lambda: kept.reached or reports("return"), written)
     if not kept.hit:
         raise NotApplicable("The running core gives a task no state store.")
     case.env.effects.breakpoints.remove(kept)  # the next try runs through
     case.kill(pids_of(case, victim, kept.hit["pid"], kept.hit["ppid"]), "task-killed", victim)
     kept.release()
     try:
-        case.until(lambda: reports("return"), "the next try of the killed task")
-        case.until(lambda: not case.env.units(), "the end of the next try")
+        until_task(case, run, "remembers", lambda: reports("return"), "the next try of the killed task")
+        until_task(case, run, "remembers", lambda: not case.env.units(), "the end of the next try")
     except BoundReached as none:
         case.env.sink("note", what="no further try", message=str(none))
     case.scheduling = False

@@ -96,6 +96,7 @@ class AwsBackend(Backend):
         self._folder = self.site.folder / "aws"
         self._runs: tuple[float, list[dict[str, Any]]] = (0.0, [])
         self._ended: dict[str, float] = {}
+        self._remembered: dict[str, str] = {}
         self._timers = Timers()
         self._last_call = 0
         self._refused_at = 0.0
@@ -236,10 +237,15 @@ class AwsBackend(Backend):
 
     def run_of(self, callback: str) -> dict[str, Any] | None:
         """The newest run of a callback, whose id its executor's events tell; else the newest that is not over."""
-        told = {event["info"] for event in self.site.events_of(callback)}
+        told = {event["info"] for event in self.site.events_of(callback)} | {self._remembered.get(callback)}
         runs = self.runs()
         mine = [run for run in runs if run["id"] in told] or [run for run in runs if run["status"] not in ENDED]
         return mine[-1] if mine else None
+
+    def remember(self, callback: str) -> None:
+        """Keep the id of its run, which the events of not every executor tell."""
+        if run := self.run_of(callback):
+            self._remembered[callback] = run["id"]
 
     def accepted(self, callback: str) -> bool:
         """It has a run."""

@@ -107,13 +107,8 @@ class CeleryBackend(Backend):
         """Start a worker."""
         number = next(_numbers)
         argv = [sys.executable, "-m", "airflow", "celery", "worker", "--skip-serve-logs", "--without-mingle"]
-        argv += [
-            "--without-gossip",
-            "--queues",
-            f"default,{OTHER_QUEUE}",
-            "--concurrency",
-            str(self.worker_concurrency),
-        ]
+        argv += ["--without-gossip", "--queues", f"default,{OTHER_QUEUE}"]
+        argv += ["--concurrency", str(self.worker_concurrency)]
         argv += ["--pid", str(self.site.folder / f"celery-{number}.pid")]
         self._nodes.append(self.site.supervisor.spawn("celery-worker", argv, self.site.env, self.site.folder))
 
