@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from airflow.executors.local_executor import LocalExecutor
@@ -159,6 +160,13 @@ class MintsItsOwnToken(_Mutant):
             workload.token = self.jwt_generator.generate(
                 extras={"sub": str(workload.callback.id), "scope": scope}, valid_for=600
             )
+        super().queue_workload(workload, session)
+
+
+class WritesTheTokenToItsLog(_Mutant):
+    def queue_workload(self, workload: Any, session: Any) -> None:
+        if isinstance(workload, ExecuteCallback):
+            logging.getLogger(__name__).warning("queued: %s", workload.model_dump_json())
         super().queue_workload(workload, session)
 
 
