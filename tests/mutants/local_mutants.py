@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import sys
 from typing import Any
 
 from airflow.executors.local_executor import LocalExecutor
@@ -166,7 +166,8 @@ class MintsItsOwnToken(_Mutant):
 class WritesTheTokenToItsLog(_Mutant):
     def queue_workload(self, workload: Any, session: Any) -> None:
         if isinstance(workload, ExecuteCallback):
-            logging.getLogger(__name__).warning("queued: %s", workload.model_dump_json())
+            # Airflow's own loggers would mask it
+            print(f"queued: {workload.model_dump_json()}", file=sys.stderr, flush=True)
         super().queue_workload(workload, session)
 
 
