@@ -16,9 +16,8 @@ def test_a_core_that_gives_it_to_an_executor() -> None:
 
 def test_a_core_that_gives_it_to_the_dag_processor() -> None:
     why = made_for_an_executor([DEADLINE, OF_THE_DAG_PROCESSOR])
-    assert why == (
-        "The running core makes a callback of the type 'dag_processor' of a Dag's own callback, not one for an executor."
-    )
+    assert isinstance(why, str)
+    assert "a callback of the type 'dag_processor' of a Dag's own callback, not one for an executor" in why
 
 
 def test_a_core_that_keeps_no_row_of_it() -> None:
