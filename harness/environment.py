@@ -14,7 +14,6 @@ import socket
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from importlib import resources
 from pathlib import Path
@@ -24,6 +23,7 @@ import psutil
 from executor_conformance.harness.backend import Backend, Options, Site, Variant, local_worker_units
 from executor_conformance.harness.channel import Channel
 from executor_conformance.harness.database import make_database
+from executor_conformance.harness.edition import edition_of
 from executor_conformance.harness.effects import EffectsServer
 from executor_conformance.harness.errors import BoundReached, HarnessError, SchedulerDied
 from executor_conformance.harness.history import Clock, History
@@ -170,7 +170,7 @@ class Environment:
         self.timings["scheduler_s"] = round(time.monotonic() - began, 2)
         self._wait_api_server()
         self.timings["api_server_s"] = round(time.monotonic() - began, 2)
-        self.edition = self._detect_edition()
+        self.edition = edition_of(self.server_url)
         self.backend.wait_ready()
         self.timings["worker_s"] = round(time.monotonic() - began, 2)
         self.journal.install()  # tables that a component made at its start
@@ -276,22 +276,6 @@ class Environment:
         if self.zygote is None or not self.zygote.process.alive:
             return "The environment's process that forks schedulers has ended."
         return self.backend.lost()
-
-    def _detect_edition(self) -> str:
-        """Ask the running server which claim it has; a version number would not tell."""
-
-        def status(method: str) -> int:
-            url = f"{self.server_url}/execution/callbacks/00000000-0000-0000-0000-000000000000/run"
-            request = urllib.request.Request(url, method=method)
-            try:
-                with urllib.request.urlopen(request, timeout=10) as answer:
-                    return int(answer.status)
-            except urllib.error.HTTPError as error:
-                return error.code
-
-        if status("POST") in (401, 403):
-            return "claim-idempotent"
-        return "claim" if status("PATCH") in (401, 403) else "claimless"
 
     def start_scheduler(self, *, seed: bool = False, env: dict[str, str] | None = None) -> None:
         """Start a scheduler side, in place of the one that is on, if any."""

@@ -86,7 +86,10 @@ class Server:
         app = FastAPI()
         either, execution = self.auth("workload", "execution"), self.auth("execution")
 
-        @app.post("/execution/callbacks/{callback_id}/run", status_code=204)
+        claim = app.patch if "claim of 3.4" in self.faults else app.post
+        place = "/execution/callbacks/{callback_id}/run"
+
+        @claim("/execution/none" if "no claim" in self.faults else place, status_code=204)
         def run(callback_id: uuid.UUID, response: Response, claims: Any = either) -> None:
             row = self.row(callback_id)
             state = row[0]

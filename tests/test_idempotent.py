@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-import urllib.error
-import urllib.request
 import uuid
 from typing import Any
 
 import pytest
+from executor_conformance.harness.edition import edition_of
 from executor_conformance.harness.matrix import STATES, Ids, Matrix
 from executor_conformance.harness.openapi import operations
 from executor_conformance.harness.tokens import Client, Mint
@@ -85,14 +84,20 @@ def test_each_broken_promise_is_found_out(fault: str, clause: str, reason: str) 
     assert reason in told
 
 
-def test_the_edition_is_told_by_the_refusal_of_the_claim() -> None:
-    server = Server()
+@pytest.mark.parametrize(
+    ("routes", "edition"), [("", "claim-idempotent"), ("claim of 3.4", "claim"), ("no claim", "claimless")]
+)
+def test_the_edition_is_told_by_the_refusal_of_the_claim(routes: str, edition: str) -> None:
+    server = Server(frozenset({routes}))
     with server.serving():
-        url = f"{server.url}/execution/callbacks/{uuid.UUID(int=0)}/run"
-        statuses = {}
-        for method in ("POST", "PATCH"):
-            with pytest.raises(urllib.error.HTTPError) as raised:
-                urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=10)
-            statuses[method] = raised.value.code
-            raised.value.close()
-    assert statuses == {"POST": 401, "PATCH": 405}
+        assert edition_of(server.url) == edition
+
+
+def test_a_worker_of_the_edition_is_decided_by_its_rules() -> None:
+    written = history("claim-idempotent").callback().started()
+    written.request("c1", "/execution/callbacks/c1/run", 204, scope="execution")  # a retry, with the token that it has
+    written.request("c1", "/execution/callbacks/c1/state", 204).effect("c1", "return").ended()
+    for clause in ("TOKEN-1", "TOKEN-3", "TOKEN-5", "TOKEN-9", "CRASH-2", "RUN-1", "RUN-6"):
+        assert str(written.decide(clause).verdict) == "pass", (clause, written.decide(clause))
+    written.request("c1", "/execution/variables/x", 403, scope="workload")
+    assert str(written.decide("TOKEN-5").verdict) == "fail"

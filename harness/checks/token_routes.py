@@ -101,7 +101,9 @@ def queued_token_opens_only_the_claim(view: HistoryView) -> Found:
     if not probes:
         return Undecided("this case does not try the queued token on the routes")
     open_to_all = [one for one in requests.anonymous if one["status"] not in REFUSED]
-    in_doubt, let_in, nothing_there = [], [], []
+    in_doubt: list[Event] = []
+    let_in: list[Event] = []
+    nothing_there: list[Event] = []
     for one in probes:
         if one["status"] in REFUSED:
             continue
@@ -185,7 +187,8 @@ def execution_token_is_confined(view: HistoryView) -> Found:
     probes = [one for one in requests.plain if one["scope"] == "execution" and one["subject"] != OWN]
     if not probes:
         return Undecided("this case does not try an execution token on what belongs to others")
-    let_in, read = [], []
+    let_in: list[Event] = []
+    read: list[Event] = []
     for one in probes:
         control = requests.opened(name(one))
         if one["status"] in REFUSED or (one["status"] in GONE and control and one["status"] not in control):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from airflow.executors.local_executor import LocalExecutor
@@ -159,6 +160,14 @@ class MintsItsOwnToken(_Mutant):
             workload.token = self.jwt_generator.generate(
                 extras={"sub": str(workload.callback.id), "scope": scope}, valid_for=600
             )
+        super().queue_workload(workload, session)
+
+
+class WritesTheTokenToItsLog(_Mutant):
+    def queue_workload(self, workload: Any, session: Any) -> None:
+        if isinstance(workload, ExecuteCallback):
+            # Airflow's own loggers would mask it
+            print(f"queued: {workload.model_dump_json()}", file=sys.stderr, flush=True)
         super().queue_workload(workload, session)
 
 

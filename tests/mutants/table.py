@@ -12,6 +12,7 @@ CASES = {
     "kwargs": ("test_run", "test_kwargs", ("nested",)),
     "context": ("test_run", "test_context", ("without_context",)),
     "secrets": ("test_run", "test_reads_connection_and_variable", ()),
+    "secret": ("test_token", "test_token_is_kept_secret", ()),
     "raises": ("test_fail", "test_callable_raises", ()),
     "restart": ("test_crash", "test_scheduler_restart", ()),
     "watch-lost": ("test_faults", "test_observation", ("watch-500-for-ever",)),
@@ -89,6 +90,7 @@ MUTANTS = (
         follows=frozenset({"CRASH-2"}),
     ),
     Mutant("TakesWhatItDoesNotKnow", breaks="DECL-7", cases=("control", "offer", "unknown", "success")),
+    Mutant("WritesTheTokenToItsLog", breaks="TOKEN-8", cases=("success", "secret")),
     Mutant("MintsItsOwnToken", breaks="TOKEN-9", cases=("control", "success", "secrets")),
     Mutant(
         "LosesWhatTheWatchDoesNotTell",
