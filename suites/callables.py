@@ -171,3 +171,15 @@ def _ask(probe: str | None, question: Any) -> None:
         answer = f"{type(error).__name__}: {error}"
     report("answered", probe, answer=answer[:500])
     report("return", probe)
+
+
+def whole_way(probe: str | None = None) -> None:
+    """Report ``enter``, read a Variable through the supervisor, report ``effect``, and return: a way with all parts."""
+    from airflow.sdk import Variable
+
+    report("enter", probe)
+    try:
+        Variable.get("conformance")
+    except Exception as error:  # an edition may refuse it, and the way goes on
+        print(f"no variable: {error}")
+    report("effect", probe)

@@ -76,7 +76,7 @@ class ConformanceState:
             from executor_conformance.harness.session import EnvironmentPool
             from executor_conformance.harness.supervisor import runs_folder
 
-            self._pool = EnvironmentPool(runs_folder(), self.clock, self._say)
+            self._pool = EnvironmentPool(runs_folder(), self.clock, self.say)
         return self._pool
 
     @property
@@ -88,7 +88,8 @@ class ConformanceState:
             self._recorder = Recorder(self.catalogue, self.expectations, self.folder, self.levels)
         return self._recorder
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """A line on the terminal, beside what pytest shows."""
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.write_line("")
