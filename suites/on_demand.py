@@ -11,17 +11,21 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from executor_conformance.suites import searching
 
 if TYPE_CHECKING:
+    from executor_conformance.harness.environment import Environment
     from executor_conformance.harness.explore.plan import Sweep
     from executor_conformance.harness.report.model import CaseResult, Exploration
     from executor_conformance.harness.session import CaseSpec, Subject
     from executor_conformance.suites.run_state import ConformanceState
 
 CONTROL = "test_task"
-MODULES = {"test_sweep": "sweep"}
+MODULES = {"test_sweep": "sweep", "test_sequences": "sequences"}
 """The modules of the suite that are collected on demand only, with the demand."""
 PROGRESS = "conformance-progress"
+SEARCHER = pytest.StashKey["searching.Searcher"]()
+SEARCHES = pytest.StashKey[list["searching.Searcher"]]()
 KEPT = pytest.StashKey["CaseResult"]()
 SWEEPS = pytest.StashKey[dict[str, "Sweep"]]()
 
@@ -33,7 +37,7 @@ def add_options(group: Any) -> None:
         nargs="?",
         const="anew",
         choices=("anew", "resume"),
-        help="kill the worker at every boundary of one recorded callback; =resume goes on with a sweep that was stopped",
+        help="kill the worker at every boundary of one recorded callback; =resume goes on with a stopped one",
     )
     group.addoption(
         "--conformance-sweep-victim",
@@ -41,11 +45,13 @@ def add_options(group: Any) -> None:
         default="unit",
         help="whom the sweep kills (default: unit, which is the supervisor with its child)",
     )
+    searching.add_options(group)
 
 
 def demanded(config: pytest.Config) -> set[str]:
-    """What was asked for: 'sweep'; empty if it is a usual run."""
-    return {"sweep"} if config.option.conformance_sweep else set()
+    """What was asked for: 'sweep', 'sequences'; empty if it is a usual run."""
+    asked = {"sweep": config.option.conformance_sweep, "sequences": config.option.conformance_sequences is not None}
+    return {name for name, wanted in asked.items() if wanted}
 
 
 def is_wanted(module: str, config: pytest.Config) -> bool:
@@ -63,6 +69,7 @@ def check(config: pytest.Config) -> None:
     """
     from executor_conformance.harness.errors import UsageError
 
+    searching.check(config)
     asked = sorted(demanded(config))
     if not asked:
         return
@@ -80,6 +87,8 @@ def parametrize(metafunc: pytest.Metafunc, state: ConformanceState, subjects: It
     """Give a function of the sweep its parameters; false if it is none."""
     mark = metafunc.definition.get_closest_marker("on_demand")
     if mark is None:
+        return False
+    if "sweep" not in metafunc.fixturenames:
         return False
     marker = metafunc.definition.get_closest_marker("conformance")
     assert marker is not None
@@ -215,7 +224,36 @@ def options_line(config: pytest.Config) -> str:
     if "sweep" in demanded(config):
         victim = config.option.conformance_sweep_victim
         line += " --conformance-sweep" + (f" --conformance-sweep-victim {victim}" if victim != "unit" else "")
+    if "sequences" in demanded(config):
+        count, seed = config.option.conformance_sequences, searching.seed_of(config)
+        line += f" --conformance-sequences {count} --conformance-seed {seed}"
     return line
+
+
+def searcher(
+    item: pytest.Item, state: ConformanceState, subject: Subject, spec: CaseSpec, env: Environment
+) -> searching.Searcher | None:
+    """The handle of a case that is a search; None for any other."""
+    mark = item.get_closest_marker("on_demand")
+    if mark is None or mark.args[0] != "sequences":
+        return None
+    made = item.stash[SEARCHER] = searching.Searcher(item.config, state, subject, spec, env)
+    item.config.stash.setdefault(SEARCHES, []).append(made)
+    return made
+
+
+def finished(item: pytest.Item, state: ConformanceState, raised: Exception | None) -> CaseResult | None:
+    """The result of a case that was kept or is a search; None for any other."""
+    if KEPT in item.stash:
+        return item.stash[KEPT]
+    made = item.stash.get(SEARCHER, None)
+    if made is None:
+        return None
+    if made.result is None or raised is not None:
+        # It decided nothing: the subject runs no callbacks, or the harness broke on the way
+        run = state.recorder.begin(made.spec, made.subject, state.pool.acquire(made.subject))
+        return state.recorder.finish(run, raised)
+    return made.result
 
 
 def take_kept(item: pytest.Item, name: str) -> bool:
@@ -318,4 +356,4 @@ def explorations(config: pytest.Config, cases: Iterable[CaseResult]) -> list[Exp
                 + ([f"no plan: {sweep.trouble}"] if sweep.trouble else []),
             )
         )
-    return found
+    return found + [each.exploration for each in config.stash.get(SEARCHES, []) if each.exploration]

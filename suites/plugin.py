@@ -260,6 +260,8 @@ def case(request: pytest.FixtureRequest) -> Case:
         pytest.fail(str(error), pytrace=False)
     _note_run(request.node, state, subject, env)
     _look_ahead(request.node, state)
+    if searcher := on_demand.searcher(request.node, state, subject, spec, env):
+        return searcher  # type: ignore[return-value]
     run = state.recorder.begin(spec, subject, env)
     request.node.stash[RUN] = run
     return run.case
@@ -332,7 +334,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     except Exception as error:
         raised = error
     state = state_of(item.config)
-    result = item.stash.get(on_demand.KEPT, None) or state.recorder.finish(item.stash[RUN], raised)
+    result = on_demand.finished(item, state, raised) or state.recorder.finish(item.stash[RUN], raised)
     on_demand.note(item, state, result)
     _conclude(item, result)
     if raised is not None and not isinstance(raised, ConformanceError):

@@ -92,7 +92,7 @@ class ConformanceState:
         """A line on the terminal, beside what pytest shows."""
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
-            reporter.write_line("")
+            reporter.ensure_newline()
             reporter.write_line(text)
 
     def close(self) -> None:

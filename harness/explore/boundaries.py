@@ -100,7 +100,8 @@ def boundaries_of(history: History, victim: str, idle: bool) -> list[Boundary]:
     view = HistoryView(history)
     callback = view.subjects[0]
     rest = next(proof["t"] for proof in callback.proofs if proof["kind"] == "rest")
-    moments = sorted(_moments(view, callback, rest), key=lambda moment: moment[0])
+    # The end of the child is seen at the same time as what follows from it, or later
+    moments = sorted(_moments(view, callback, rest), key=lambda moment: (moment[0], moment[1] != "callable"))
     seen: Counter[tuple[str, str]] = Counter()
     worker = _Worker(view, callback)
     found = []
@@ -122,15 +123,10 @@ def _moments(view: HistoryView, callback: CallbackView, rest: float) -> list[tup
         if wire["phase"] in ("request", "response") and concerns(callback.id, wire["path"], claims):
             what = request_name(wire["method"], wire["path"], callback.id)
             moments.append((wire["t"], wire["phase"], what))
-    # The end of the child is seen late; it was before its supervisor's word of it
     last = callback.effects[-1]
-    ends = [
-        event["t"]
-        for event in (*callback.events, *callback.rows)
-        if (event.get("state") or event.get("new")) in TERMINAL
-    ]
-    gone = _gone(view, last["pid"])
-    moments.append((max(last["t"], min([rest, *ends, *([gone["t"]] if gone else [])])), "callable", "exit"))
+    told = [t for t, kind, what in moments if kind in ("event", "row") and what in TERMINAL]
+    gone = [event["t"] for event in (_gone(view, last["pid"]),) if event]
+    moments.append((max(last["t"], min([rest, *told, *gone])), "callable", "exit"))
     return [moment for moment in moments if moment[0] <= rest]
 
 
@@ -169,8 +165,10 @@ class _Worker:
         What the harness sees of a child's birth comes late, so whether it is there yet is for the run to tell.
         """
         over = boundary.kind in ("row", "event") and boundary.what in TERMINAL
-        if t < self.since or boundary.what in ("scheduled", "pending", "queued"):
+        if boundary.what in ("scheduled", "pending", "queued"):
             return NOT_YET
+        if t < self.since and (boundary.kind, boundary.what) != ("event", "running"):
+            return NOT_YET  # the event says that some worker has it, seen or not
         if boundary.kind == "birth" and victim == "child" and self.births[boundary.what]["pid"] == self.supervisor:
             return IS_SUPERVISOR
         if victim == "child" and (over or boundary.what == "exit"):

@@ -82,7 +82,7 @@ def _whole(births: BirthWatch) -> None:
 
 def _as_at_first(case: Case) -> None:
     """Where the scheduler's own children are the workers, begin without any, as the recording did."""
-    if not case.env.backend.nodes() and case.idle_units():
+    if not case.env.backend.nodes() and case.env.steps != case.env.started_at_step:
         case.new_scheduler = True
         case.env.start_scheduler()
 
@@ -213,5 +213,10 @@ def _unit(case: Case, callback: Callback, boundary: Boundary, births: BirthWatch
         for wire in case.env.history.of("wire", phase="request", api="execution")
         if wire.get("pid") and concerns(callback.id, wire["path"], (wire.get("token") or {}).get("claims"))
     ]
-    supervisor = senders[0] if senders else next((birth.pid for birth in births.births), None)
+    if senders:
+        supervisor = senders[0]
+    else:
+        units = case.env.backend.units(processes)
+        roots = [pid for pid in units if pid in processes and processes[pid].ppid not in units]
+        supervisor = roots[0] if len(roots) == 1 else None  # this callback is the only one that is on
     return supervisor, next((pid for pid, process in processes.items() if process.ppid == supervisor), None)
