@@ -147,11 +147,10 @@ class Searcher:
 
     def _say(self, drawn: Drawn, judged: Judged[CaseResult]) -> None:
         from executor_conformance.harness.explore.plan import duration
+        from executor_conformance.harness.report.wording import plural
 
         workloads = sum(len(each.fates) for each in drawn)
-        what = (
-            f"{workloads} workload{'s' if workloads > 1 else ''} in {len(drawn)} round{'s' if len(drawn) > 1 else ''}"
-        )
+        what = f"{plural(workloads, 'workload')} in {plural(len(drawn), 'round')}"
         broken = f" {', '.join(sorted(judged.broken))}" if judged.broken else ""
         number = f"{self._number}/{self.count}" if not self._failed else f"shrinking, run {self._number}"
         each = (time.monotonic() - self._began) / self._number
