@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import time
 from pathlib import Path
@@ -89,9 +90,12 @@ class ConformanceState:
         return self._recorder
 
     def say(self, text: str) -> None:
-        """A line on the terminal, beside what pytest shows."""
+        """A line on the terminal, beside what pytest shows; also while pytest captures what is written."""
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None:
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        if reporter is None:
+            return
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
             reporter.ensure_newline()
             reporter.write_line(text)
 
