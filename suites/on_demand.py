@@ -218,16 +218,16 @@ def _error(spec: CaseSpec, subject: Subject, why: str) -> CaseResult:
 # -- running: what is kept is not run again ---------------------------------------------------------------------
 
 
-def options_line(config: pytest.Config) -> str:
+def options_line(item: pytest.Item) -> str:
     """What a line that reproduces a case needs besides; begins with a space, or is empty."""
-    line = ""
-    if "sweep" in demanded(config):
+    mark, config = item.get_closest_marker("on_demand"), item.config
+    if mark is None:
+        return ""
+    if mark.args[0] == "sweep":
         victim = config.option.conformance_sweep_victim
-        line += " --conformance-sweep" + (f" --conformance-sweep-victim {victim}" if victim != "unit" else "")
-    if "sequences" in demanded(config):
-        count, seed = config.option.conformance_sequences, searching.seed_of(config)
-        line += f" --conformance-sequences {count} --conformance-seed {seed}"
-    return line
+        return " --conformance-sweep" + (f" --conformance-sweep-victim {victim}" if victim != "unit" else "")
+    count, seed = config.option.conformance_sequences, searching.seed_of(config)
+    return f" --conformance-sequences {count} --conformance-seed {seed}"
 
 
 def searcher(

@@ -229,7 +229,7 @@ def spec_of(item: pytest.Item, state: ConformanceState) -> CaseSpec:
             state.options,
             _subject_of(item),  # type: ignore[attr-defined]
         )
-        + on_demand.options_line(item.config),
+        + on_demand.options_line(item),
         smoke=bool(marker.kwargs.get("smoke")),
     )
 

@@ -54,10 +54,14 @@ def _play_round(case: Case, round_: Round) -> None:
     for aim in aims:
         if aim.held not in orphans:
             aim.held.release()
+
+    def release() -> None:
+        for held in orphans:
+            held.release()
+
     if orphans and not runs:
-        case.settle_then(lambda: [held.release() for held in orphans] and None)  # what do they do after the end?
-    for held in orphans:
-        held.release()
+        case.settle_then(release)  # what do they do after the end?
+    release()
     _until_over(case, runs)
     case.scheduling = False
     case.settle()

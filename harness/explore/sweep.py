@@ -64,11 +64,15 @@ def strike(case: Case, boundary: Boundary, order: Sequence[Boundary], victim: st
         case.settle()
         missing = "there was no child" if victim == "child" else "the worker was not there"
         raise NotReached(f"{missing} at '{boundary.name}' in this run")
-    if victim == "supervisor":
-        case.settle_then(lambda: [each.release() for each in points] and None)  # what does an orphan do after the end?
-    else:
+
+    def release() -> None:
         for each in points:
             each.release()
+
+    if victim == "supervisor":
+        case.settle_then(release)  # what does an orphan do after the end?
+    else:
+        release()
         case.settle()
     case.follow_up()
 
@@ -202,8 +206,7 @@ def _unit(case: Case, callback: Callback, boundary: Boundary, births: BirthWatch
     processes = case.env.processes()
     if boundary.kind == "birth":
         birth = births.births[int(boundary.what) - 1]
-        units = set(case.env.backend.units(processes))
-        if birth.ppid in units:
+        if birth.ppid in case.env.backend.units(processes):
             return birth.ppid, birth.pid
         return birth.pid, None
     if entered := case.effects(callback, "enter"):
