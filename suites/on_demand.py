@@ -85,6 +85,8 @@ def check(config: pytest.Config) -> None:
 
 def parametrize(metafunc: pytest.Metafunc, state: ConformanceState, subjects: Iterable[Subject]) -> bool:
     """Give a function of the sweep its parameters; false if it is none."""
+    from executor_conformance.harness.errors import UsageError
+
     mark = metafunc.definition.get_closest_marker("on_demand")
     if mark is None:
         return False
@@ -94,7 +96,10 @@ def parametrize(metafunc: pytest.Metafunc, state: ConformanceState, subjects: It
     assert marker is not None
     several = []
     for subject in subjects:
-        sweep = _sweep_of(metafunc.config, state, subject, marker.args)
+        try:
+            sweep = _sweep_of(metafunc.config, state, subject, marker.args)
+        except UsageError as error:
+            pytest.exit(f"conformance: {error}", returncode=error.exit_code)
         if mark.args[1] == "recording":
             several.append(pytest.param(subject, sweep, None, id=subject.label))
         else:
@@ -173,8 +178,8 @@ def _plan(
     spec = CaseSpec("sweep.recording", clauses, "core", f"{line} --conformance-sweep")
     try:
         env = state.pool.acquire(subject)
-    except UsageError as error:
-        pytest.exit(f"conformance: {error}", returncode=error.exit_code)
+    except UsageError:
+        raise
     except ConformanceError as error:
         sweep.trouble, sweep.recording = str(error), _error(spec, subject, str(error))
         return sweep

@@ -49,10 +49,12 @@ def strike(case: Case, boundary: Boundary, order: Sequence[Boundary], victim: st
     with BirthWatch(case.env) as births:
         callback = case.submit(CALLABLE, expect="terminal")
         point = _point(case, callback, boundary, births)
-        later = order[order.index(boundary) + 1 :] if boundary in order else ()
-        following = next((each for each in later if each.holdable), None)
-        stop = None if boundary.holdable or following is None else _point(case, callback, following, births)
+        later = [each for each in order[order.index(boundary) + 1 :] if each.holdable]
+        stop = None if boundary.holdable or not later else _point(case, callback, later[0], births)
         points = [each for each in (point, stop) if each]
+        if victim == "supervisor":
+            # An orphan gets no further than its next report before the row has settled, or it would be a race
+            points += [_point(case, callback, each, births) for each in later if each.kind == "callable"][:1]
         _reach(case, point, stop, boundary)
         killed = _kill(case, callback, boundary, victim, births)
     _whole(births)
