@@ -115,9 +115,8 @@ def kept(folder: Path, **about: str) -> Sweep:
     subject = {"label": "local", "backend": "local", "executor": EXECUTOR}
     facts = {"subject": subject, "run": {"airflow_version": "3.4", "edition": "claim", "database": "sqlite"}}
     recording = decided("sweep.recording", Verdict.PASS)
-    sweep = Sweep(
-        "local", "unit", {**known, **about}, 2.0, plan, recording, {each.id: each for each in results}, "", facts
-    )
+    by_id = {each.id: each for each in results}
+    sweep = Sweep("local", "unit", {**known, **about}, 2.0, plan, recording, by_id, facts=facts)
     sweep.save(folder)
     return sweep
 
@@ -172,9 +171,8 @@ def test_an_expectation_names_a_boundary(tmp_path: Path) -> None:
 # -- the report -------------------------------------------------------------------------------------------------------
 
 
-SEARCH = Exploration(
-    "sequences", "local", "seed 7", {"sequences": 3, "violations": 0, "errors": 0}, 9.0, ["left out: x"]
-)
+COUNTS = {"sequences": 3, "violations": 0, "errors": 0}
+SEARCH = Exploration("sequences", "local", "seed 7", COUNTS, 9.0, ["left out: x"])
 
 
 def test_the_report_keeps_and_shows_explorations(tmp_path: Path) -> None:

@@ -58,6 +58,12 @@ def test_the_plan_of_a_resumption_counts_what_is_left() -> None:
     assert "2 runs, 1 of them already done, about 4 s" in line
 
 
+def test_what_is_left_takes_as_long_as_what_was() -> None:
+    kept = sweep(row_running=Verdict.PASS)  # 2 s
+    assert kept.left(done=1) == 2.0
+    assert kept.left(done=2) == 0.0
+
+
 def test_no_plan_has_its_reason() -> None:
     assert Sweep("local", "unit", ABOUT, trouble="the row is FAILED").plan_lines() == [
         "sweep of local, killing the unit: the row is FAILED"

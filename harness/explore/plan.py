@@ -52,8 +52,13 @@ class Sweep:
         return found if found and found.verdict is not Verdict.ERROR else None
 
     def left(self, done: int = 0) -> float:
-        """Seconds that the runs still take, about: each as long as the healthy one and the proof of rest."""
-        return max(0, len(self.planned) - done) * (self.healthy_s + LIMITS.quiet_window)
+        """Seconds that the runs still take, about: each as long as those before it.
+
+        Before there are any: as long as the healthy one, which is the first of a cold environment, and a proof of rest.
+        """
+        took = [result.duration_s for name in self.results if (result := self.finished(name))]
+        each = sum(took) / len(took) if took else self.healthy_s + LIMITS.quiet_window
+        return max(0, len(self.planned) - done) * each
 
     def plan_lines(self, done: int = 0) -> list[str]:
         """The plan for a reader: how many runs, how long, and each boundary in the order of the recording."""
