@@ -83,23 +83,25 @@ def check(config: pytest.Config) -> None:
 # -- the sweep: planned while pytest collects, so that each boundary is a case of its own ---------------------
 
 
-def parametrize(metafunc: pytest.Metafunc, state: ConformanceState, subjects: Iterable[Subject]) -> bool:
-    """Give a function of the sweep its parameters; false if it is none."""
-    from executor_conformance.harness.errors import UsageError
+def prepare(config: pytest.Config, state: ConformanceState) -> None:
+    """Plan what is swept, before anything is collected.
 
+    :raises UsageError: bad input, or a kept sweep that cannot be taken up.
+    """
+    if "sweep" in demanded(config):
+        for subject in state.subjects:
+            if subject.variant.runs("test_killed", smoke=False):
+                _sweep_of(config, state, subject)
+
+
+def parametrize(metafunc: pytest.Metafunc, subjects: Iterable[Subject]) -> bool:
+    """Give a function of the sweep its parameters; false if it is none."""
     mark = metafunc.definition.get_closest_marker("on_demand")
-    if mark is None:
+    if mark is None or "sweep" not in metafunc.fixturenames:
         return False
-    if "sweep" not in metafunc.fixturenames:
-        return False
-    marker = metafunc.definition.get_closest_marker("conformance")
-    assert marker is not None
     several = []
     for subject in subjects:
-        try:
-            sweep = _sweep_of(metafunc.config, state, subject, marker.args)
-        except UsageError as error:
-            pytest.exit(f"conformance: {error}", returncode=error.exit_code)
+        sweep = metafunc.config.stash[SWEEPS][subject.label]
         if mark.args[1] == "recording":
             several.append(pytest.param(subject, sweep, None, id=subject.label))
         else:
@@ -112,7 +114,7 @@ def parametrize(metafunc: pytest.Metafunc, state: ConformanceState, subjects: It
     return True
 
 
-def _sweep_of(config: pytest.Config, state: ConformanceState, subject: Subject, clauses: tuple[str, ...]) -> Sweep:
+def _sweep_of(config: pytest.Config, state: ConformanceState, subject: Subject) -> Sweep:
     """The sweep of a subject: taken up from the report folder, or planned from a recording made now."""
     from executor_conformance.harness.explore.plan import load
 
@@ -125,7 +127,7 @@ def _sweep_of(config: pytest.Config, state: ConformanceState, subject: Subject, 
             kept = load(state.folder, subject.label, victim, about)
             if kept is None:
                 state.say(f"no sweep of {subject.label} is kept in {state.folder}, so it begins")
-        sweep = sweeps[subject.label] = kept or _plan(state, subject, victim, about, clauses)
+        sweep = sweeps[subject.label] = kept or _plan(state, subject, victim, about)
         done = sum(sweep.finished(name) is not None for name in sweep.results)
         for line in sweep.plan_lines(done):
             state.say(line)
@@ -159,9 +161,7 @@ def _about(state: ConformanceState, subject: Subject) -> dict[str, str]:
     }
 
 
-def _plan(
-    state: ConformanceState, subject: Subject, victim: str, about: dict[str, str], clauses: tuple[str, ...]
-) -> Sweep:
+def _plan(state: ConformanceState, subject: Subject, victim: str, about: dict[str, str]) -> Sweep:
     """Start the environment, record the healthy callback, and read the boundaries from its history."""
     from dataclasses import asdict
 
@@ -170,8 +170,10 @@ def _plan(
     from executor_conformance.harness.explore.plan import Sweep
     from executor_conformance.harness.explore.sweep import record
     from executor_conformance.harness.session import CaseSpec, describe, reproduce_line
+    from executor_conformance.suites.test_sweep import test_recording
 
     sweep = Sweep(subject.label, victim, about)
+    [clauses] = [mark.args for mark in test_recording.pytestmark if mark.name == "conformance"]  # type: ignore[attr-defined]
     line = reproduce_line(
         "executor_conformance.suites.test_sweep", "test_recording", subject.label, state.options, subject
     )

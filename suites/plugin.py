@@ -109,9 +109,16 @@ class SuiteModule(pytest.Module):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
     """Refuse bad input before anything is collected, and let the controller of pytest-xdist know the run."""
-    expression = session.config.option.markexpr or ""
-    if "conformance" in expression and "not conformance" not in expression:
-        state_of(session.config)
+    config = session.config
+    expression = config.option.markexpr or ""
+    if ("conformance" in expression or on_demand.demanded(config)) and "not conformance" not in expression:
+        from executor_conformance.harness.errors import UsageError
+
+        state = state_of(config)
+        try:
+            on_demand.prepare(config, state)
+        except UsageError as error:
+            pytest.exit(f"conformance: {error}", returncode=error.exit_code)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -145,7 +152,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     state = state_of(metafunc.config)
     smoke = bool(marker.kwargs.get("smoke"))
     subjects = [s for s in state.subjects if s.variant.runs(metafunc.function.__name__, smoke)]
-    if on_demand.parametrize(metafunc, state, subjects):
+    if on_demand.parametrize(metafunc, subjects):
         return
     by_way = metafunc.definition.get_closest_marker("ways")
     if by_way is None:
