@@ -175,7 +175,7 @@ def _ask(probe: str | None, question: Any) -> None:
 
 
 def whole_way(probe: str | None = None) -> None:
-    """Report ``enter``, read a Variable through the supervisor, report ``effect``, and return: a way with all parts."""
+    """Report ``enter``, read a Variable through the supervisor, report ``effect`` and ``last``, and return."""
     from airflow.sdk import Variable
 
     report("enter", probe)
@@ -184,3 +184,4 @@ def whole_way(probe: str | None = None) -> None:
     with contextlib.suppress(Exception):
         Variable.get("conformance")
     report("effect", probe)
+    report("last", probe)

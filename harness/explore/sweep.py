@@ -16,6 +16,8 @@ from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.rules import Hold, HoldResponse, WireRequest, WireRule
 
 CALLABLE = "whole_way"
+LAST = "last"
+"""Its last report, before it returns: what an orphan that was held at the report before it does once it is let go."""
 
 
 class NotReached(NotApplicable):
@@ -114,7 +116,7 @@ def _point(case: Case, callback: Callback, boundary: Boundary, births: BirthWatc
         return _on_the_wire(case, callback, boundary)
     if boundary.kind == "callable":
         # The exit is reached from the last report: the supervisor is stopped there until its child has ended
-        what = "effect" if boundary.what == "exit" else boundary.what
+        what = LAST if boundary.what == "exit" else boundary.what
         held = case.stop_at(callback, what)
         return _Point(lambda: held.reached, held.release, _nothing)
     if boundary.kind == "birth":
