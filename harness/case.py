@@ -113,12 +113,16 @@ class Case:
         self.callbacks.append(callback)
         return callback
 
-    def run_dag(self, dag_id: str) -> Run:
-        """Create a run of one of the environment's Dags; the scheduler schedules from now on."""
+    def run_dag(self, dag_id: str, **more: Any) -> Run:
+        """Create a run of one of the environment's Dags; the scheduler schedules from now on.
+
+        :param more: for the note of it; ``role`` 'beside' for tasks that run beside faults, with ``expect``: the state
+            that each ends in, or 'terminal' where a fault decides.
+        """
         assert self.env.scheduler is not None
         made = self.env.scheduler.create_run(dag_id)
         run = Run(made["run_id"], made["task_instances"], tuple(made["callbacks"]))
-        self.env.sink("note", what="dag run", dag_id=dag_id, **made)
+        self.env.sink("note", what="dag run", dag_id=dag_id, **made, **more)
         self.runs.append(run)
         self.scheduling = True
         return run

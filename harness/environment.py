@@ -94,6 +94,8 @@ class Environment:
         self.scheduler: SchedulerHandle | None = None
         self.zygote: Zygote | None = None
         self.steps = 0
+        self.started_at_step = 0
+        """What ``steps`` was when the scheduler started: the same as now if it has not done anything yet."""
         self.slots: dict[str, Any] = {}
         self.plain_scheduler: ManagedProcess | None = None
         self._whole = True
@@ -292,6 +294,7 @@ class Environment:
             more["EXECUTOR_CONFORMANCE_SEED"] = "1"
         self.scheduler = SchedulerHandle(self.zygote, more)
         self.site.scheduler_pid = self.scheduler.pid
+        self.started_at_step = self.steps
         self.slots = {}
         self.sink("scheduler", what="started", pid=self.scheduler.pid)
 

@@ -7,6 +7,7 @@ imported in workers of every kind.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -188,3 +189,16 @@ def _ask(probe: str | None, question: Any) -> None:
         answer = f"{type(error).__name__}: {error}"
     report("answered", probe, answer=answer[:500])
     report("return", probe)
+
+
+def whole_way(probe: str | None = None) -> None:
+    """Report ``enter``, read a Variable through the supervisor, report ``effect`` and ``last``, and return."""
+    from airflow.sdk import Variable
+
+    report("enter", probe)
+    # An edition may refuse it, and so may a supervisor that was killed; the way goes on without a word, for whoever
+    # has lost its supervisor dies of a print
+    with contextlib.suppress(Exception):
+        Variable.get("conformance")
+    report("effect", probe)
+    report("last", probe)

@@ -43,6 +43,8 @@ def suite_cases(catalogue: Catalogue) -> list[SuiteCase]:
         module = importlib.import_module(f"{PACKAGE}.{info.name}") if info.name.startswith("test_") else None
         for name, function in vars(module).items() if module else ():
             marks = [mark for mark in getattr(function, "pytestmark", []) if mark.name == "conformance"]
+            if any(mark.name == "on_demand" for mark in getattr(function, "pytestmark", [])):
+                continue  # what its cases are is not known before one has run
             for parameters in _parameters(function) if marks else ():
                 clauses = marks[0].args
                 base = f"{info.name}.{name}".replace("test_", "")

@@ -13,7 +13,7 @@ import json
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from executor_conformance.harness.report.wording import SYMBOLS
 from executor_conformance.harness.verdicts import DECIDED, Decision, Verdict
 from executor_conformance.suites.cases import SuiteCase, suite_cases
 from executor_conformance.suites.gate_cli import badge, diff, gate, merge
+from executor_conformance.suites.on_demand_cli import sequences, sweep
 from executor_conformance.suites.page import html
 from executor_conformance.suites.up import up
 from rich.table import Table
@@ -138,22 +139,30 @@ def _chosen(pattern: str) -> list[SuiteCase]:
 @click.pass_context
 def run(ctx: click.Context, pattern: str | None, workers: int | None, verbose: bool, **options: str | None) -> None:
     """Run the suite and write a report."""
-    arguments = ["--pyargs", PACKAGE, "-m", "conformance"]
-    for name, value in options.items():
-        arguments += [f"--conformance-{name.replace('_', '-')}={value}"] if value is not None else []
-    arguments += ["-v"] if verbose else []
+    arguments = ["-v"] if verbose else []
     if pattern:
         arguments += ["-k", " or ".join(case.keyword for case in _chosen(pattern))]
     if workers:
         if importlib.util.find_spec("xdist") is None:
             raise UsageError("-n needs pytest-xdist, which is not installed (pip install pytest-xdist).")
         arguments += ["-n", str(workers)]
+    ctx.exit(carry_out(options, arguments))
+
+
+def carry_out(options: Mapping[str, object], arguments: Sequence[str] = ()) -> int:
+    """Run pytest on the suite; the exit code of the command.
+
+    :param options: values of ``--conformance-…`` options by name; None: not given.
+    :param arguments: further ones of pytest.
+    """
+    given = [f"--conformance-{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
     ending = _Ending()
     with contextlib.ExitStack() as stack:
-        code = int(pytest.main([*arguments, *_settings(stack)], plugins=[ending]))
+        whole = ["--pyargs", PACKAGE, "-m", "conformance", *given, *arguments, *_settings(stack)]
+        code = int(pytest.main(whole, plugins=[ending]))
     if ending.message:
         click.echo(f"{NAME}: {ending.message}", err=True)
-    ctx.exit(ending.exit_code(code))
+    return ending.exit_code(code)
 
 
 @main.command()
@@ -335,5 +344,5 @@ def decide_again(path: Path, catalogue: Catalogue) -> tuple[dict[str, Any], list
     return header, decisions
 
 
-for command in (up, diff, gate, html, merge, badge):
+for command in (sweep, sequences, up, diff, gate, html, merge, badge):
     main.add_command(command)

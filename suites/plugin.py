@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from executor_conformance.suites import on_demand
 from executor_conformance.suites.reporting import RESULT, SUBJECT, Collected
 from executor_conformance.suites.reporting import RUN as RUN_FACTS
 
@@ -57,10 +58,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="for how long nothing may move before 'stuck' is proven; for an executor with timers of its own",
     )
     group.addoption("--conformance-expectations", metavar="FILE", help="known failures, strictly")
+    on_demand.add_options(group)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers."""
+    """Register the markers, and the hooks of what runs on demand."""
+    config.pluginmanager.register(on_demand, "executor_conformance_on_demand")
+    config.addinivalue_line("markers", "on_demand(what, part): a case that runs only when it is asked for")
     config.addinivalue_line("markers", "conformance(*clauses, smoke=False): a case that decides these clauses")
     config.addinivalue_line("markers", "ways(point): run once for each way in which the environment injects it")
 
@@ -73,6 +77,7 @@ def state_of(config: pytest.Config) -> ConformanceState:
         from executor_conformance.suites.run_state import ConformanceState, check_folder
 
         try:
+            on_demand.check(config)
             state = ConformanceState(config)
             check_folder(state.folder)
             config.stash[STATE] = state
@@ -96,13 +101,24 @@ class SuiteModule(pytest.Module):
     def _getobj(self) -> Any:
         return importlib.import_module(f"{PACKAGE}.{self.path.stem}")
 
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        """Nothing where something else was asked for."""
+        return super().collect() if on_demand.is_wanted(self.path.stem, self.config) else []
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
     """Refuse bad input before anything is collected, and let the controller of pytest-xdist know the run."""
-    expression = session.config.option.markexpr or ""
-    if "conformance" in expression and "not conformance" not in expression:
-        state_of(session.config)
+    config = session.config
+    expression = config.option.markexpr or ""
+    if ("conformance" in expression or on_demand.demanded(config)) and "not conformance" not in expression:
+        from executor_conformance.harness.errors import UsageError
+
+        state = state_of(config)
+        try:
+            on_demand.prepare(config, state)
+        except UsageError as error:
+            pytest.exit(f"conformance: {error}", returncode=error.exit_code)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -136,6 +152,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     state = state_of(metafunc.config)
     smoke = bool(marker.kwargs.get("smoke"))
     subjects = [s for s in state.subjects if s.variant.runs(metafunc.function.__name__, smoke)]
+    if on_demand.parametrize(metafunc, subjects):
+        return
     by_way = metafunc.definition.get_closest_marker("ways")
     if by_way is None:
         metafunc.parametrize("case", [pytest.param(s, id=s.label) for s in subjects], indirect=True)
@@ -217,7 +235,8 @@ def spec_of(item: pytest.Item, state: ConformanceState) -> CaseSpec:
             callspec.id,
             state.options,
             _subject_of(item),  # type: ignore[attr-defined]
-        ),
+        )
+        + on_demand.options_line(item),
         smoke=bool(marker.kwargs.get("smoke")),
     )
 
@@ -233,6 +252,8 @@ def case(request: pytest.FixtureRequest) -> Case:
     state = state_of(request.config)
     subject: Subject = request.param
     spec = spec_of(request.node, state)
+    if on_demand.take_kept(request.node, spec.id):
+        return None  # type: ignore[return-value]  # its body is not run
     try:
         env = state.pool.acquire(subject)
     except UsageError as error:
@@ -246,6 +267,8 @@ def case(request: pytest.FixtureRequest) -> Case:
         pytest.fail(str(error), pytrace=False)
     _note_run(request.node, state, subject, env)
     _look_ahead(request.node, state)
+    if searcher := on_demand.searcher(request.node, state, subject, spec, env):
+        return searcher  # type: ignore[return-value]
     run = state.recorder.begin(spec, subject, env)
     request.node.stash[RUN] = run
     return run.case
@@ -317,7 +340,9 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         yield
     except Exception as error:
         raised = error
-    result = state_of(item.config).recorder.finish(item.stash[RUN], raised)
+    state = state_of(item.config)
+    result = on_demand.finished(item, state, raised) or state.recorder.finish(item.stash[RUN], raised)
+    on_demand.note(item, state, result)
     _conclude(item, result)
     if raised is not None and not isinstance(raised, ConformanceError):
         raise raised

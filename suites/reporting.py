@@ -63,6 +63,7 @@ class Collected:
         from executor_conformance.harness.report.model import CaseResult, Report, RunInfo, SubjectInfo
         from executor_conformance.harness.report.outcome import apply_control_group
         from executor_conformance.harness.session import providers
+        from executor_conformance.suites.on_demand import demanded, explorations
 
         state, option = self.state, session.config.option
         cases = apply_control_group([CaseResult.from_dict(case) for case in self.cases.values()])
@@ -74,7 +75,13 @@ class Collected:
         ]
         narrowed = option.keyword or option.conformance_backend or option.maxfail or session.shouldstop
         single = any("::" in argument for argument in session.config.args)
-        complete = not narrowed and not single and option.conformance_level != "core" and not state.unavailable
+        complete = (
+            not narrowed
+            and not demanded(session.config)
+            and not single
+            and option.conformance_level != "core"
+            and not state.unavailable
+        )
         run = RunInfo(
             tool_version=_own_version(),
             contract_version=state.catalogue.version,
@@ -88,7 +95,8 @@ class Collected:
             command=shlex.join([_program(), *sys.argv[1:]]),
         )
         problems = state.expectations.problems(cells, complete=complete)
-        return Report(run=run, subjects=subjects, cases=cases, problems=problems)
+        found = explorations(session.config, cases)
+        return Report(run=run, subjects=subjects, cases=cases, problems=problems, explorations=found)
 
     def show(self, terminal: Any) -> None:
         """The matrix, and what is to be said about the run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import time
 from pathlib import Path
@@ -76,7 +77,7 @@ class ConformanceState:
             from executor_conformance.harness.session import EnvironmentPool
             from executor_conformance.harness.supervisor import runs_folder
 
-            self._pool = EnvironmentPool(runs_folder(), self.clock, self._say)
+            self._pool = EnvironmentPool(runs_folder(), self.clock, self.say)
         return self._pool
 
     @property
@@ -88,10 +89,14 @@ class ConformanceState:
             self._recorder = Recorder(self.catalogue, self.expectations, self.folder, self.levels)
         return self._recorder
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """A line on the terminal, beside what pytest shows; also while pytest captures what is written."""
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None:
-            reporter.write_line("")
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        if reporter is None:
+            return
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            reporter.ensure_newline()
             reporter.write_line(text)
 
     def close(self) -> None:

@@ -249,3 +249,48 @@ def test_an_effect_is_late_beyond_the_skew_of_the_clocks(late_s: float, verdict:
     written = crashed()
     end = next(event["t"] for event in written.events if event["kind"] == "row" and event["new"] == "failed")
     assert_decides(written.effect("c1", "effect", t=end + late_s), "CRASH-8", verdict, "")
+
+
+def beside(*states: str, expect: str = "success") -> Written:
+    """A task that ran beside a callback that was killed."""
+    written = crashed().note(
+        "dag run",
+        dag_id="conformance_task_succeeds",
+        run_id="run-b",
+        task_instances={"t": "ti-b"},
+        callbacks=[],
+        role="beside",
+        expect=expect,
+    )
+    for state in states:
+        written.add("task_row", table="task_instance", id="ti-b", old=None, new=state)
+    return written
+
+
+def stuck(*states: str, expect: str = "success") -> Written:
+    """The same, and the wait for the task has ended without its end."""
+    return beside(*states, expect=expect).add("bound", waiting_for="task t of run-b", states={}).followed()
+
+
+BESIDE = [
+    ("as-it-should", beside("queued", "success").followed(), PASS, ""),
+    ("raises-as-it-should", beside("queued", "failed", expect="failed").followed(), PASS, ""),
+    (
+        "fails",
+        beside("queued", "failed").followed(),
+        FAIL,
+        "The task 't' beside the fault is FAILED instead of SUCCESS",
+    ),
+    ("raises-and-succeeds", beside("success", expect="failed").followed(), FAIL, "is SUCCESS instead of FAILED"),
+    ("a-fault-decides", beside("queued", "failed", expect="terminal").followed(), PASS, ""),
+    ("stuck", stuck("queued"), FAIL, "is QUEUED instead of SUCCESS"),
+    ("stuck-in-a-fault", stuck("queued", expect="terminal"), FAIL, "at its end"),
+    ("never-began", stuck(), FAIL, "is NONE instead of SUCCESS"),
+    ("cut-short", beside("queued").followed(), ERROR, "beside the fault had ended"),
+    ("nothing-followed", beside("success"), NA, "nothing followed"),
+]
+
+
+@pytest.mark.parametrize(("written", "verdict", "reason"), [case[1:] for case in BESIDE], ids=[c[0] for c in BESIDE])
+def test_tasks_beside_a_fault(written: Written, verdict: str, reason: str) -> None:
+    assert_decides(written, "CRASH-5", verdict, reason)

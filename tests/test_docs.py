@@ -41,7 +41,8 @@ def test_links(page: Path) -> None:
 def test_options_and_commands_exist(page: Path) -> None:
     """Every ``--conformance-…`` option, subcommand and clause that a page names is there."""
     text = page.read_text("utf-8")
-    plugin = (ROOT / "suites" / "plugin.py").read_text("utf-8")
+    modules = ("plugin.py", "on_demand.py", "searching.py")
+    plugin = "".join((ROOT / "suites" / name).read_text("utf-8") for name in modules)
     options = set(re.findall(r"--conformance-[a-z]+(?:-[a-z]+)*", text))
     assert [option for option in options if f'"{option}"' not in plugin] == []
     commands = set(re.findall(r"(?m)(?:^|`)executor-conformance ([a-z]+)", text))

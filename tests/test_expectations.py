@@ -100,6 +100,14 @@ def test_undecided_cells_are_ignored(tmp_path: Path, verdict: str) -> None:
     assert problems(tmp_path, ENTRY, ("local", "a", "CRASH-1", verdict), ("local", "b", "CRASH-1", "known")) == []
 
 
+@pytest.mark.parametrize("case", ["sweep.killed[row running]", "sequences.mixed"])
+def test_an_entry_for_what_runs_on_demand_may_match_nothing(tmp_path: Path, case: str) -> None:
+    listed = ENTRY + f'case = "{case}"\n'
+    assert problems(tmp_path, listed, ("local", "a", "CRASH-1", "pass")) == []
+    [problem] = problems(tmp_path, listed, ("local", case, "CRASH-1", "pass"))
+    assert "passes now" in problem
+
+
 def test_an_entry_that_matches_nothing_is_a_problem_of_a_complete_run_only(tmp_path: Path) -> None:
     cell = ("celery", "a", "CRASH-1", "pass")
     [problem] = problems(tmp_path, ENTRY, cell)

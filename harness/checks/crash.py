@@ -123,7 +123,10 @@ def environment_survives(view: HistoryView) -> Found:
             return Unproven("the case was cut short before the callback after the fault had ended")
         if follow_up.final != "success":
             return Broken("The callback after the fault did not succeed", follow_up.story())
-    runs = view.of("note", what="dag run")
+    noted = view.of("note", what="dag run")
+    if wrong := next((found for run in noted if run.get("role") == "beside" and (found := _beside(view, run))), None):
+        return wrong
+    runs = [run for run in noted if run.get("role") != "beside"]
     if not runs:
         return Undecided("no task followed the fault in this case")
     for run in runs:
@@ -138,6 +141,24 @@ def environment_survives(view: HistoryView) -> Found:
                     tuple(line(row, "old", "new") for row in rows[-4:]),
                 )
     return Kept()
+
+
+def _beside(view: HistoryView, run: Event) -> Found | None:
+    """What is wrong with the tasks of a run that went on beside the faults; None if nothing is."""
+    waited = any(str(run["run_id"]) in str(bound.get("waiting_for")) for bound in view.of("bound"))
+    for task, ti in run["task_instances"].items():
+        rows = view.task_rows(ti)
+        state = rows[-1]["new"] if rows else None
+        if not waited and state not in TASK_ENDED:
+            return Unproven(f"the case was cut short before the task '{task}' beside the fault had ended")
+        wanted = TASK_ENDED if run["expect"] == "terminal" else (run["expect"],)
+        if state not in wanted:
+            return Broken(
+                f"The task '{task}' beside the fault is {str(state or 'none').upper()} instead of "
+                f"{'at its end' if run['expect'] == 'terminal' else run['expect'].upper()}",
+                tuple(line(row, "old", "new") for row in rows[-4:]),
+            )
+    return None
 
 
 def _never_ran(callback: CallbackView) -> bool:

@@ -17,6 +17,7 @@ def render_markdown(report: Report) -> str:
         _head(report),
         _matrix(report),
         _subjects(report),
+        _explorations(report),
         _section(report, "Failures", Verdict.FAIL, _failure),
         _section(report, "Errors of the harness or its environment", Verdict.ERROR, _failure),
         _section(report, "Known failures", Verdict.KNOWN, _listed),
@@ -110,6 +111,13 @@ def _subjects(report: Report) -> str:
         for info in report.subjects
     ]
     return "## What was run\n\n" + _table(head, rows)
+
+
+def _explorations(report: Report) -> str:
+    parts = []
+    for found in report.explorations:
+        parts += [f"- {escape(found.line)}", *(f"  - {escape(note)}" for note in found.notes)]
+    return "## Sweeps and sequences\n\n" + "\n".join(parts) if parts else ""
 
 
 def _section(

@@ -71,6 +71,7 @@ def merge(parts: Sequence[Part]) -> Merged:
             kept[key] = _better(*kept[key], case, part) if key in kept else (case, part)
     cases = [_with_history(case, part, merged) for case, part in kept.values()]
     merged.report.cases = apply_control_group(cases)
+    merged.report.explorations = [each for part in parts for each in part.report.explorations]
     merged.notes += _without_control(parts)
     missing = sum(bool(case.history) for case, _ in kept.values()) - len(merged.histories)
     if missing:

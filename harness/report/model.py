@@ -94,6 +94,30 @@ class RunInfo:
 
 
 @dataclass
+class Exploration:
+    """A sweep or a search with drawn sequences as a whole; ``counts`` are numbers by what they count, in their order.
+
+    ``kind`` is 'sweep' or 'sequences', ``duration_s`` seconds, ``notes`` sentences: what was left out, and why.
+    """
+
+    kind: str
+    subject: str
+    title: str
+    counts: dict[str, int]
+    duration_s: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def line(self) -> str:
+        """It in one line."""
+        numbers = ", ".join(f"{number} {what}" for what, number in self.counts.items() if number or what in _ALWAYS)
+        return f"{self.kind} of {self.subject}, {self.title}: {numbers}; {self.duration_s:.0f} s"
+
+
+_ALWAYS = ("boundaries", "runs", "sequences", "violations")
+
+
+@dataclass
 class Report:
     """Everything that a run leaves behind, apart from its histories."""
 
@@ -101,6 +125,8 @@ class Report:
     subjects: list[SubjectInfo]
     cases: list[CaseResult]
     problems: list[str] = field(default_factory=list)
+    explorations: list[Exploration] = field(default_factory=list)
+    """Only in reports of runs on demand."""
 
     @property
     def summary(self) -> dict[str, dict[str, Counts]]:
@@ -146,6 +172,11 @@ class Report:
                 "cases": [dataclasses.asdict(case) for case in self.cases],
                 "summary": self.summary,
                 "problems": self.problems,
+                **(
+                    {"explorations": [dataclasses.asdict(each) for each in self.explorations]}
+                    if self.explorations
+                    else {}
+                ),
             }
         )
         return {**content, "digest": digest(content)}
@@ -163,6 +194,7 @@ class Report:
             subjects=[SubjectInfo(**_known(SubjectInfo, subject)) for subject in data["subjects"]],
             cases=[CaseResult.from_dict(case) for case in data["cases"]],
             problems=list(data["problems"]),
+            explorations=[Exploration(**_known(Exploration, each)) for each in data.get("explorations", ())],
         )
 
 

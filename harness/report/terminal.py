@@ -105,6 +105,7 @@ def _lines(report: Report) -> list[Text]:
         if info.unavailable:
             text = f"{SYMBOLS[Verdict.UNAVAILABLE]} {info.label} unavailable: {info.unavailable}"
             lines.append(Text(text, style=STYLES[Verdict.UNAVAILABLE]))
+    lines += [Text(found.line) for found in report.explorations]
     lines += [Text(f"! problem: {problem}", style="bold red") for problem in report.problems]
     totals = ", ".join(f"{number} {verdict}" for verdict, number in report.totals.items()) or "nothing was run"
     lines.append(
