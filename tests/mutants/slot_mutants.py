@@ -38,21 +38,6 @@ class NeverFreesTheSlot(Mutant):
         self.running.update(ended)
 
 
-class RunsTwiceAsMany(Mutant):
-    """ROUTE-4."""
-
-    @property
-    def slots_available(self) -> int:
-        """What core asks before it hands over more."""
-        return 2 * self.parallelism - self.slots_occupied
-
-    def _get_workloads_to_schedule(self, open_slots: int) -> Any:
-        return super()._get_workloads_to_schedule(open_slots + self.parallelism)
-
-    def _spawn_workers_with_gc_freeze(self, spawn_number: int) -> None:
-        super()._spawn_workers_with_gc_freeze(2 * spawn_number)
-
-
 class CountsNoCallback(Mended):
     """ROUTE-8."""
 
@@ -65,3 +50,13 @@ class CountsNoCallback(Mended):
         super().heartbeat()
         self._uncounted = {key for key in self.running if isinstance(key, CallbackKey)}
         self.running -= self._uncounted
+
+
+class RunsTwiceAsMany(CountsNoCallback):
+    """ROUTE-4: core is not told of what runs and hands over more, and all of it is started."""
+
+    def _get_workloads_to_schedule(self, open_slots: int) -> Any:
+        return super()._get_workloads_to_schedule(open_slots + self.parallelism)
+
+    def _spawn_workers_with_gc_freeze(self, spawn_number: int) -> None:
+        super()._spawn_workers_with_gc_freeze(2 * spawn_number)

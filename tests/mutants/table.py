@@ -114,7 +114,7 @@ MUTANTS = (
     # Nothing claims, and nothing is ever in flight
     _local("RunsInTheSchedulerProcess", "RUN-2", "no-context", "CRASH-2", also=("raises",)),
     _local("DropsKwargs", "RUN-3", "kwargs", also=("success",)),
-    _local("WithholdsTheContext", "RUN-4", "context", also=("no-context",)),
+    _local("WithholdsTheContext", "RUN-4", "context", "RUN-1", also=("no-context",)),
     _local("ForgetsTheDagFile", "RUN-5", "dag-file", "RUN-1", also=("kwargs",)),
     _local("ReportsFailureOfASuccess", "RUN-6", "success"),
     _worker(

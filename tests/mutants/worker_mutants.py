@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
-import time
+import subprocess
+import sys
 import urllib.error
 import urllib.request
+from subprocess import DEVNULL
 from typing import Any
 
+import orphan
 from airflow.executors.workloads import ExecuteCallback
-from executor_conformance.suites.callables import report
 from local_base import Mutant, WorkerMutant, call, put_before
 from local_mutants import nothing
-
-ORPHAN_S = 60.0
 
 
 def cut_off(original: str, **kwargs: Any) -> None:
@@ -28,21 +27,9 @@ def cut_off(original: str, **kwargs: Any) -> None:
 
 def beside_an_orphan(original: str, callback: str, database: str, probe: str, **kwargs: Any) -> None:
     """Call ``original``; a process that nobody supervises has an effect once the row is terminal."""
-    if os.fork() == 0:
-        try:
-            os.setsid()
-            os.closerange(0, 1024)  # the supervisor waits for the end of its sockets
-            end = time.monotonic() + ORPHAN_S
-            rows = sqlite3.connect(database, timeout=ORPHAN_S)
-            while time.monotonic() < end:
-                found = rows.execute("SELECT state FROM callback WHERE id = ?", [callback.replace("-", "")]).fetchone()
-                if found and found[0] in ("success", "failed"):
-                    time.sleep(0.2)  # later than what the clocks of rows and reports may differ by
-                    report("late", probe)
-                    break
-                time.sleep(0.05)
-        finally:
-            os._exit(0)
+    command = [sys.executable, orphan.__file__, database, callback, probe]
+    # The supervisor waits for whoever has its sockets
+    subprocess.Popen(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True)
     call(original, {"probe": probe, **kwargs})
 
 
