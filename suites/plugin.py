@@ -246,7 +246,11 @@ def case(request: pytest.FixtureRequest) -> Case:
         pytest.fail(str(error), pytrace=False)
     _note_run(request.node, state, subject, env)
     _look_ahead(request.node, state)
-    run = state.recorder.begin(spec, subject, env)
+    try:
+        run = state.recorder.begin(spec, subject, env)
+    except ConformanceError as error:
+        _note_broken_environment(request.node, state, subject, spec, str(error))
+        pytest.fail(str(error), pytrace=False)
     request.node.stash[RUN] = run
     return run.case
 

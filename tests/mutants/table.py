@@ -150,7 +150,7 @@ MUTANTS = (
     _local("TakesBackASuccess", "CRASH-9", "success", "STATE-3", "RUN-6"),
     _local("SaysTheEndTwice", "STATE-3", "kwargs"),
     _worker("AsksWithoutItsToken", "TOKEN-5", "kwargs"),
-    _local("MintsItsOwnToken", "TOKEN-9", "success"),
+    _local("MintsItsOwnToken", "TOKEN-9", "secrets"),
     _local("LosesTasks", "TASK-1", "control"),
     _kubernetes("LosesWhatTheWatchDoesNotTell", "CRASH-1", "watch-lost", "CRASH-5", also=("success",)),
     _kubernetes("ForgetsThePodsOfAKilledScheduler", "CRASH-1", "restart", also=("success",)),
