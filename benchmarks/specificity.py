@@ -38,6 +38,7 @@ ACCUSING = (Verdict.FAIL, Verdict.ERROR)
 
 def _burn(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     while os.getppid() == parent:  # nothing is left of it, however this script ends
         for _ in range(1_000_000):
             pass

@@ -101,10 +101,15 @@ def failed(result: CaseResult) -> dict[str, str]:
     }
 
 
+def only(mutant: Mutant) -> list[str]:
+    """The line of Airflow that a mutant is for, if it is for one."""
+    return [f"only-{mutant.airflow[0]}"] if len(mutant.airflow) == 1 else []
+
+
 @pytest.mark.parametrize(
     "mutant",
     [
-        pytest.param(mutant, id=f"{mutant.where}-{mutant.breaks}-{mutant.name}")
+        pytest.param(mutant, id="-".join([mutant.where, mutant.breaks, mutant.name, *only(mutant)]))
         for mutant in sorted(MUTANTS, key=lambda mutant: mutant.where, reverse=True)
     ],
 )
