@@ -277,6 +277,8 @@ class Environment:
             return f"The environment's API server has ended; see {self.api_server.log}."
         if self.zygote is None or not self.zygote.process.alive:
             return "The environment's process that forks schedulers has ended."
+        if self.scheduler is not None and self.scheduler.killed:
+            return self.scheduler.killed
         return self.backend.lost()
 
     def start_scheduler(self, *, seed: bool = False, env: dict[str, str] | None = None) -> None:
@@ -457,6 +459,7 @@ class Environment:
     def observe(self) -> None:
         """Bring rows and processes up to date in the history, without a step of the scheduler."""
         self.watcher.poll()
+        self.clock.follow()
         for entry in self.journal.read():
             t = max(0.0, self.clock.from_wall(entry.at))
             if entry.table == "callback":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -14,6 +15,11 @@ from executor_conformance.harness.limits import LIMITS
 
 if TYPE_CHECKING:
     from executor_conformance.harness.supervisor import ManagedProcess, Supervisor
+
+
+ASKING_S = 5.0
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What ends a process without a defect of its own: another process, or the kernel for want of memory."""
 
 
 class Zygote:
@@ -73,6 +79,15 @@ class Zygote:
         greeting["log"] = str(log)
         return channel, greeting
 
+    def status_of(self, pid: int) -> int | None:
+        """The exit status of a fork, as of ``os.waitstatus_to_exitcode``; None if nobody can say."""
+        assert self._channel is not None
+        try:
+            answer = self._channel.call("status", LIMITS.stop_grace + ASKING_S, pid=pid)
+        except BoundReached:
+            return None
+        return answer["status"] if answer else None
+
     def close(self) -> None:
         """Close the sockets; the processes themselves belong to the supervisor."""
         if self._channel:
@@ -91,11 +106,14 @@ class SchedulerHandle:
     """One running scheduler side."""
 
     def __init__(self, zygote: Zygote, env: dict[str, str] | None = None) -> None:
+        self._zygote = zygote
         self._channel, greeting = zygote.fork("scheduler", env)
         self.pid: int = greeting["pid"]
         self.log = Path(greeting["log"])
         self.executors: list[dict[str, Any]] = greeting["executors"]
         self.settings: dict[str, Any] = greeting["settings"]
+        self.killed = ""
+        """Who ended it, in a sentence, if it was neither the harness nor itself."""
 
     @property
     def parallelism(self) -> int:
@@ -105,6 +123,10 @@ class SchedulerHandle:
     def _call(self, op: str, timeout: float, **arguments: Any) -> dict[str, Any]:
         answer = self._channel.call(op, timeout, **arguments)
         if answer is None:
+            status = self._zygote.status_of(self.pid)
+            if status is not None and -status in FROM_OUTSIDE:
+                name = signal.Signals(-status).name
+                self.killed = f"The scheduler process {self.pid} was ended by {name}, which the harness has not sent."
             raise SchedulerDied(f"The scheduler process {self.pid} ended during '{op}' (log: {self.log}).")
         if "failed" in answer:
             raise HarnessError(f"The scheduler side could not do '{op}': {answer['failed']}")

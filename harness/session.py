@@ -208,8 +208,11 @@ class Recorder:
         """Give a case a history of its own."""
         safe = "".join(char if char.isalnum() or char in "-_." else "-" for char in f"{subject.label}--{spec.id}")
         path = self.folder / "histories" / f"{safe.strip('-')}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise HarnessError(f"The history {path} cannot be made ({error.strerror}).") from None
         assert env.scheduler is not None
         if len(env.scheduler.executors) != 1:
             raise HarnessError("The scheduler of an earlier case is still there; this is a defect of the harness.")
@@ -229,8 +232,9 @@ class Recorder:
             **env.scheduler.settings,
         }
         env.observe()
-        history = env.history = History(env.clock, header, path)
-        return CaseRun(spec, subject, Case(env), history, path, time.monotonic())
+        history = History(env.clock, header, path)
+        env.history = history
+        return CaseRun(spec, subject, Case(env), history, path, time.monotonic(), env.clock.set_s)
 
     def finish(self, run: CaseRun, raised: BaseException | None = None) -> CaseResult:
         """End the history, decide, and bring the environment back to health.
@@ -253,7 +257,7 @@ class Recorder:
             not_applicable=run.not_applicable,
             unsupported=run.unsupported,
             scheduler_died=run.scheduler_died,
-            lost=env.lost(),
+            lost=env.lost() or run.history.lost() or _clock_was_set(env, run),
         )
         result = self._decide(run, round(time.monotonic() - run.began, 3))
         try:
@@ -326,10 +330,18 @@ class CaseRun:
     history: History
     path: Path
     began: float
+    clock_set_s: float = 0.0
     trouble: str = ""
     not_applicable: str = ""
     unsupported: str = ""
     scheduler_died: bool = False
+
+
+def _clock_was_set(env: Environment, run: CaseRun) -> str:
+    """Why nothing can be said of the order of rows and reports: rows have times of the wall clock."""
+    env.clock.follow()
+    moved = env.clock.set_s - run.clock_set_s
+    return f"The clock of this machine was set by {moved:.2f} s while the case was on." if moved else ""
 
 
 def describe(subject: Subject, env: Environment) -> SubjectInfo:

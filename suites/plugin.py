@@ -269,7 +269,11 @@ def case(request: pytest.FixtureRequest) -> Case:
     _look_ahead(request.node, state)
     if searcher := on_demand.searcher(request.node, state, subject, spec, env):
         return searcher  # type: ignore[return-value]
-    run = state.recorder.begin(spec, subject, env)
+    try:
+        run = state.recorder.begin(spec, subject, env)
+    except ConformanceError as error:
+        _note_broken_environment(request.node, state, subject, spec, str(error))
+        pytest.fail(str(error), pytrace=False)
     request.node.stash[RUN] = run
     return run.case
 

@@ -53,7 +53,15 @@ class Collected:
             self.path = write_report(self.report, self.state.folder)
         except ConformanceError as error:
             self.error = str(error)
-            return error.exit_code
+            return ConformanceError.exit_code  # the folder could be written to when the run began
+        gone = [
+            case.history
+            for case in self.report.cases
+            if case.history and not (self.state.folder / case.history).exists()
+        ]
+        if gone:
+            self.error = f"{len(gone)} histories of this run are no longer in {self.state.folder}; who removed them?"
+            return ConformanceError.exit_code
         ended = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
         if exitstatus not in ended:
             return exitstatus

@@ -158,7 +158,7 @@ def test_what_follows_the_end_decides_nothing(tmp_path: Path) -> None:
     [
         (lambda lines: [], "no history header"),
         (lambda lines: lines[1:], "no history header"),
-        (lambda lines: [*lines[:-1], lines[-1][:-9]], "broken at line 29: no JSON"),
+        (lambda lines: [*lines, lines[-1][:-9], lines[-1]], "broken at line 30: no JSON"),
         (lambda lines: [*lines, "42"], "not valid at line 30"),
         (lambda lines: [*lines, '{"t": 1, "kind": "invented"}'], "not valid at line 30"),
         (lambda lines: [*lines, '{"t": "soon", "kind": "note"}'], "not valid at line 30"),
@@ -180,6 +180,13 @@ def test_a_file_that_is_no_whole_history_is_refused(change: object, told: str, t
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
     assert str(path) in str(refused.value)
+
+
+def test_a_line_that_was_not_written_to_its_end_is_left_out(tmp_path: Path) -> None:
+    path = on_file(whole(), tmp_path / "h.jsonl")
+    lines = path.read_text("utf-8").split("\n")[:-1]
+    path.write_text("\n".join(lines)[:-9], "utf-8")
+    assert len(read_history(path).events) == len(lines) - 1
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00binary"], ids=["missing", "binary"])

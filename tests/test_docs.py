@@ -18,15 +18,16 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
 
-def test_the_contract_page_is_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("make_contract", ROOT / "docs" / "make_contract.py")
+@pytest.mark.parametrize("page", ["contract", "mutants"])
+def test_generated_page_is_up_to_date(page: str) -> None:
+    spec = importlib.util.spec_from_file_location(f"make_{page}", ROOT / "docs" / f"make_{page}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     catalogue = load_catalogue()
     fresh = module.render(catalogue, suite_cases(catalogue))
-    assert (ROOT / "docs" / "contract.md").read_text("utf-8") == fresh, "run: python docs/make_contract.py"
+    assert (ROOT / "docs" / f"{page}.md").read_text("utf-8") == fresh, f"run: python docs/make_{page}.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

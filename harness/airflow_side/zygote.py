@@ -12,6 +12,7 @@ import importlib
 import os
 import signal
 import sys
+import time
 import traceback
 from types import FrameType
 from typing import Any
@@ -29,11 +30,26 @@ ROLES = {
 def _reap(signum: int, frame: FrameType | None) -> None:
     while True:
         try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
+            pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             return
         if pid == 0:
             return
+        _ended[pid] = status
+
+
+_ended: dict[int, int] = {}
+"""Wait statuses of forks by pid, for who asks."""
+STATUS_S = 3.0
+
+
+def _status_of(pid: int) -> int | None:
+    """The exit status of a fork that has closed its channel, and so is about to end if it has not yet."""
+    end = time.monotonic() + STATUS_S
+    while pid not in _ended and time.monotonic() < end:
+        _reap(0, None)
+        time.sleep(0.01)
+    return os.waitstatus_to_exitcode(_ended[pid]) if pid in _ended else None
 
 
 WARM = (
@@ -96,7 +112,11 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, _reap)
     channel.send({"ready": True, "airflow": version, "pid": os.getpid()})
     while (message := channel.receive()) is not None:
+        if message.get("op") == "status":
+            channel.send({"status": _status_of(message["pid"])})
+            continue
         pid = os.fork()
+        _ended.pop(pid, None)  # of a former process with this pid
         if pid == 0:
             channel.close()
             _serve_in_child(message)

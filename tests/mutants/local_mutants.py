@@ -1,142 +1,132 @@
-"""Subclasses of LocalExecutor, for Airflow 3.3 and 3.4; ``table.py`` says which clause each one breaks."""
+"""Mutants of LocalExecutor in what it reports and what it hands to its workers; ``table.py`` has the clauses."""
 
 from __future__ import annotations
 
 import sys
+import uuid
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from airflow.executors.local_executor import LocalExecutor
-from airflow.executors.workloads import ExecuteCallback
+from airflow.executors.workloads import ExecuteCallback, ExecuteTask
 from airflow.models.callback import CallbackKey
 from airflow.utils.state import CallbackState
+from local_base import TERMINAL, Mended, Mutant, call, put_before
 
-TERMINAL = (CallbackState.SUCCESS, CallbackState.FAILED)
+# ------------------------------------------------------------------------------------------- what it hands on
+
+
+def nothing(**kwargs: Any) -> None:
+    """Return."""
 
 
 def twice(original: str, **kwargs: Any) -> None:
     """Call ``original`` two times."""
-    from importlib import import_module
-
-    module, _, name = original.rpartition(".")
-    function = getattr(import_module(module), name)
-    kwargs.pop("context", None)
-    function(**kwargs)
-    function(**kwargs)
+    call(original, kwargs)
+    call(original, kwargs)
 
 
-class _Mutant(LocalExecutor):
-    def altered(self, key: Any, state: Any) -> Any:
-        """The state to report instead of ``state``."""
-        return state
-
-    # Airflow 3.3 reports through change_state, 3.4 through _finish_dispatch
-
-    def change_state(self, key: Any, state: Any, info: Any = None, remove_running: bool = True) -> None:
-        super().change_state(key, self.altered(key, state), info, remove_running)
-
-    def _finish_dispatch(self, key: Any, state: Any) -> None:
-        super()._finish_dispatch(key, self.altered(key, state))
+def again(original: str, **kwargs: Any) -> None:
+    """Call ``original``, and a second time if it fails."""
+    try:
+        call(original, kwargs)
+    except Exception:
+        call(original, kwargs)
 
 
-class ReportsSuccessOfFailedCallable(_Mutant):
-    def altered(self, key: Any, state: Any) -> Any:
-        failed = isinstance(key, CallbackKey) and state == CallbackState.FAILED
-        return CallbackState.SUCCESS if failed else state
+class NeverCallsTheCallable(Mutant):
+    """RUN-1."""
+
+    def alter(self, workload: ExecuteCallback) -> None:
+        put_before(workload, nothing)
 
 
-class RunsCallableTwice(_Mutant):
+class RunsCallableTwice(Mutant):
+    """CRASH-3."""
+
+    def alter(self, workload: ExecuteCallback) -> None:
+        put_before(workload, twice)
+
+
+class TriesAgainAfterAFailure(Mutant):
+    """FAIL-2."""
+
+    def alter(self, workload: ExecuteCallback) -> None:
+        put_before(workload, again)
+
+
+class DropsKwargs(Mutant):
+    """RUN-3."""
+
+    def alter(self, workload: ExecuteCallback) -> None:
+        kept = {name: value for name, value in workload.callback.data["kwargs"].items() if name == "context"}
+        workload.callback.data = {**workload.callback.data, "kwargs": kept}
+
+
+class WithholdsTheContext(Mutant):
+    """RUN-4."""
+
+    def alter(self, workload: ExecuteCallback) -> None:
+        kept = {name: value for name, value in workload.callback.data["kwargs"].items() if name != "context"}
+        workload.callback.data = {**workload.callback.data, "kwargs": kept}
+
+
+class ForgetsTheDagFile(Mutant):
+    """RUN-5."""
+
+    def alter(self, workload: ExecuteCallback) -> None:
+        workload.dag_rel_path = Path("forgotten.py")
+
+
+class LogsElsewhere(Mutant):
+    """RUN-8."""
+
+    def alter(self, workload: ExecuteCallback) -> None:
+        workload.log_path = f"elsewhere/{workload.log_path}"
+
+
+class MintsItsOwnToken(Mutant):
+    """TOKEN-9."""
+
+    def alter(self, workload: ExecuteCallback) -> None:
+        scope = getattr(workload, "token_scope", "workload")
+        workload.token = self.jwt_generator.generate(
+            extras={"sub": str(workload.callback.id), "scope": scope}, valid_for=600
+        )
+
+
+class WritesTheTokenToItsLog(Mutant):
+    """TOKEN-8."""
+
     def queue_workload(self, workload: Any, session: Any) -> None:
         if isinstance(workload, ExecuteCallback):
-            data = dict(workload.callback.data)
-            data["kwargs"] = {**data["kwargs"], "original": data["path"]}
-            data["path"] = f"{twice.__module__}.twice"
-            workload.callback.data = data
+            # Airflow's own loggers would mask it
+            print(f"queued: {workload.model_dump_json()}", file=sys.stderr, flush=True)
         super().queue_workload(workload, session)
 
 
-class NeverFreesTheSlot(_Mutant):
-    def sync(self) -> None:
-        super().sync()
-        for key, (state, _) in self.event_buffer.items():
-            if isinstance(key, CallbackKey) and state in TERMINAL:
-                self.running.add(key)
+class LosesTasks(Mutant):
+    """TASK-1."""
+
+    def queue_workload(self, workload: Any, session: Any) -> None:
+        if not isinstance(workload, ExecuteTask):
+            super().queue_workload(workload, session)
 
 
-class SilentWhenAWorkerDies(_Mutant):
-    _reading = False
+class SaysSuccessWithoutRunning(Mutant):
+    """CRASH-6."""
 
-    def _read_results(self) -> None:
-        self._reading = True
-        try:
-            super()._read_results()
-        finally:
-            self._reading = False
-
-    def _finish_dispatch(self, key: Any, state: Any) -> None:
-        if self._reading:
-            super()._finish_dispatch(key, state)
+    def queue_workload(self, workload: Any, session: Any) -> None:
+        if isinstance(workload, ExecuteCallback):
+            self.event_buffer[workload.key] = (CallbackState.SUCCESS, None)
         else:
-            self.running.discard(key)
+            super().queue_workload(workload, session)
 
 
-class DropsKwargs(_Mutant):
-    def queue_workload(self, workload: Any, session: Any) -> None:
-        if isinstance(workload, ExecuteCallback):
-            kept = {name: value for name, value in workload.callback.data["kwargs"].items() if name == "context"}
-            workload.callback.data = {**workload.callback.data, "kwargs": kept}
-        super().queue_workload(workload, session)
+class RunsInTheSchedulerProcess(Mutant):
+    """RUN-2."""
 
-
-def _undeclared(cls: type) -> dict[str, Any]:
-    if hasattr(LocalExecutor, "supported_workload_types"):
-        callbacks = {kind for kind in LocalExecutor.supported_workload_types if kind.value == "ExecuteCallback"}
-        return {"supported_workload_types": LocalExecutor.supported_workload_types - callbacks}
-    return {"supports_callbacks": False}
-
-
-class AcceptsWithoutDeclaring(_Mutant):
-    def queue_workload(self, workload: Any, session: Any) -> None:
-        if isinstance(workload, ExecuteCallback):
-            if hasattr(self, "executor_queues"):
-                self.executor_queues[workload.type][workload.key] = workload
-            else:
-                self.queued_callbacks[workload.key] = workload
-            return
-        super().queue_workload(workload, session)
-
-
-for _name, _value in _undeclared(AcceptsWithoutDeclaring).items():
-    setattr(AcceptsWithoutDeclaring, _name, _value)
-
-
-class DeclaresAndRefuses(_Mutant):
-    def queue_workload(self, workload: Any, session: Any) -> None:
-        if isinstance(workload, ExecuteCallback):
-            raise NotImplementedError("DeclaresAndRefuses does not take ExecuteCallback")
-        super().queue_workload(workload, session)
-
-
-class FailedThenSuccess(_Mutant):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._regrets: list[Any] = []
-
-    def sync(self) -> None:
-        for key in self._regrets:
-            self.event_buffer[key] = (CallbackState.SUCCESS, None)
-        self._regrets = []
-        super().sync()
-        self._regrets = [
-            key
-            for key, (state, _) in self.event_buffer.items()
-            if isinstance(key, CallbackKey) and state == CallbackState.FAILED
-        ]
-
-
-class RunsInTheSchedulerProcess(_Mutant):
     def _process_workloads(self, workload_list: Any) -> None:
-        from importlib import import_module
-
         callbacks = [workload for workload in workload_list if isinstance(workload, ExecuteCallback)]
         for workload in callbacks:
             module, _, name = workload.callback.data["path"].rpartition(".")
@@ -153,29 +143,117 @@ class RunsInTheSchedulerProcess(_Mutant):
             super()._process_workloads(tasks)
 
 
-class MintsItsOwnToken(_Mutant):
+# --------------------------------------------------------------------------------------------- what it reports
+
+
+class ReportsSuccessOfFailedCallable(Mutant):
+    """FAIL-5."""
+
+    def altered(self, key: Any, state: Any) -> Any:
+        failed = isinstance(key, CallbackKey) and state == CallbackState.FAILED
+        return CallbackState.SUCCESS if failed else state
+
+
+class ReportsFailureOfASuccess(Mutant):
+    """RUN-6."""
+
+    def altered(self, key: Any, state: Any) -> Any:
+        succeeded = isinstance(key, CallbackKey) and state == CallbackState.SUCCESS
+        return CallbackState.FAILED if succeeded else state
+
+
+class SaysNothingOfAFailure(Mutant):
+    """FAIL-1 and CRASH-1."""
+
+    def altered(self, key: Any, state: Any) -> Any:
+        return None if isinstance(key, CallbackKey) and state == CallbackState.FAILED else state
+
+
+class SilentWhenAWorkerDies(Mutant):
+    """CRASH-1."""
+
+    _reading = False
+
+    def _read_results(self) -> None:
+        self._reading = True
+        try:
+            super()._read_results()
+        finally:
+            self._reading = False
+
+    def altered(self, key: Any, state: Any) -> Any:
+        return state if self._reading else None
+
+
+class FailsAllAfterAFailure(Mutant):
+    """FAIL-3."""
+
+    _failed = False
+
+    def altered(self, key: Any, state: Any) -> Any:
+        if not isinstance(key, CallbackKey) or state not in TERMINAL:
+            return state
+        self._failed = self._failed or state == CallbackState.FAILED
+        return CallbackState.FAILED if self._failed else state
+
+
+class LosesTasksAfterAFailure(Mutant):
+    """CRASH-5."""
+
+    _failed = False
+
+    def after_sync(self, ended: dict[Any, Any]) -> None:
+        self._failed = self._failed or CallbackState.FAILED in ended.values()
+
     def queue_workload(self, workload: Any, session: Any) -> None:
-        if isinstance(workload, ExecuteCallback):
-            scope = getattr(workload, "token_scope", "workload")
-            workload.token = self.jwt_generator.generate(
-                extras={"sub": str(workload.callback.id), "scope": scope}, valid_for=600
-            )
-        super().queue_workload(workload, session)
-
-
-class WritesTheTokenToItsLog(_Mutant):
-    def queue_workload(self, workload: Any, session: Any) -> None:
-        if isinstance(workload, ExecuteCallback):
-            # Airflow's own loggers would mask it
-            print(f"queued: {workload.model_dump_json()}", file=sys.stderr, flush=True)
-        super().queue_workload(workload, session)
-
-
-class TakesWhatItDoesNotKnow(_Mutant):
-    def queue_workload(self, workload: Any, session: Any) -> None:
-        if type(workload).__name__.startswith("Execute"):
+        if not (self._failed and isinstance(workload, ExecuteTask)):
             super().queue_workload(workload, session)
-        elif hasattr(self, "executor_queues"):
-            self.executor_queues[workload.type][workload.key] = workload
-        else:
-            self.queued_tasks[workload.key] = workload
+
+
+class TellsNoCause(Mended):
+    """FAIL-4."""
+
+    def cause(self, key: Any) -> str | None:
+        return None
+
+
+class SaysTheEndTwice(Mutant):
+    """STATE-3."""
+
+    def after_sync(self, ended: dict[Any, Any]) -> None:
+        for key, state in ended.items():
+            self.event_buffer[key] = (state, None)
+
+
+class TakesBackASuccess(Mutant):
+    """CRASH-9."""
+
+    def after_sync(self, ended: dict[Any, Any]) -> None:
+        for key in ended:
+            self.event_buffer[key] = (CallbackState.FAILED, None)
+
+
+class FailedThenSuccess(Mutant):
+    """CRASH-4."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._regrets: list[Any] = []
+
+    def sync(self) -> None:
+        for key in self._regrets:
+            self.event_buffer[key] = (CallbackState.SUCCESS, None)
+        self._regrets = []
+        super().sync()
+        self._regrets = [
+            key
+            for key, (state, _) in self.event_buffer.items()
+            if isinstance(key, CallbackKey) and state == CallbackState.FAILED
+        ]
+
+
+class ReportsAStranger(Mutant):
+    """ROUTE-6."""
+
+    def after_sync(self, ended: dict[Any, Any]) -> None:
+        self.event_buffer[CallbackKey(id=str(uuid.uuid4()))] = (CallbackState.SUCCESS, None)

@@ -1,4 +1,4 @@
-"""The mutants: which clause each breaks, what cannot be kept then, and the cases that find it out."""
+"""The mutants: which clause each breaks, which case finds it out, and what cannot be kept then."""
 
 from __future__ import annotations
 
@@ -7,138 +7,164 @@ from dataclasses import dataclass
 CASES = {
     "control": ("test_task", "test_control_group", ()),
     "offer": ("test_declaration", "test_declares_what_it_does", ()),
+    "attributes": ("test_declaration", "test_class_attributes", ()),
+    "load": ("test_declaration", "test_loads_by_path_and_alias", ()),
+    "commands": ("test_declaration", "test_commands", ()),
+    "methods": ("test_declaration", "test_methods", ()),
     "unknown": ("test_declaration", "test_unknown_workload", ()),
+    "alias": ("test_route", "test_alias", ()),
+    "contention": ("test_route", "test_callback_before_task", ()),
+    "burst": ("test_route", "test_parallelism", ()),
     "success": ("test_run", "test_success", ()),
     "kwargs": ("test_run", "test_kwargs", ("nested",)),
-    "context": ("test_run", "test_context", ("without_context",)),
+    "context": ("test_run", "test_context", ("with_context",)),
+    "no-context": ("test_run", "test_context", ("without_context",)),
+    "dag-file": ("test_run", "test_callable_of_the_dag_file", ()),
     "secrets": ("test_run", "test_reads_connection_and_variable", ()),
     "secret": ("test_token", "test_token_is_kept_secret", ()),
+    "log": ("test_run", "test_log", ()),
     "raises": ("test_fail", "test_callable_raises", ()),
+    "child-killed": ("test_crash", "test_killed_during", ("child",)),
+    "worker-killed": ("test_crash", "test_killed_during", ("unit",)),
+    "idle-killed": ("test_crash", "test_idle_workers_killed", ()),
     "restart": ("test_crash", "test_scheduler_restart", ()),
     "watch-lost": ("test_faults", "test_observation", ("watch-500-for-ever",)),
     "deleted-pending": ("test_faults", "test_stopped_before_start", ("deleted",)),
     "clean-up": ("test_faults", "test_clean_up", ("500-for-ever",)),
     "hang": ("test_faults", "test_hang", ("create",)),
-    "killed": ("test_crash", "test_killed_during", ("unit",)),
 }
 """Cases by short name: module of the suite, function, parameters."""
+
+LINES = ("3.3", "3.4")
+
+
+def case_id(name: str) -> str:
+    """The suite's own id of a case of this table."""
+    module, function, arguments = CASES[name]
+    parameters = f"[{'-'.join(arguments)}]" if arguments else ""
+    return f"{module.removeprefix('test_')}.{function.removeprefix('test_')}{parameters}"
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One executor of ``local_mutants`` or ``kubernetes_mutants``.
+    """One executor with a defect.
 
-    ``cases`` are run; ``breaks`` must fail in one of them, and nothing may fail but that, ``follows``, and what the
-    executor that it is made from itself fails on the running Airflow.
+    ``by`` is the case in which ``breaks`` must fail; the cases ``also`` are run beside it. In none of them may
+    anything fail but ``breaks``, ``follows``, and what the released executor itself fails on the running Airflow
+    (with ``mended`` not even that: the mutant's parent has none of it).
     """
 
     name: str
     breaks: str
-    cases: tuple[str, ...] = ("control", "success", "kwargs", "raises")
+    by: str
+    also: tuple[str, ...] = ()
     follows: frozenset[str] = frozenset()
-    airflow: tuple[str, ...] = ("3.3", "3.4")
+    airflow: tuple[str, ...] = LINES
+    why_not: str = ""
+    """Why not beside every line of Airflow."""
+    module: str = "local_mutants"
     where: str = "local"
+    mended: bool = False
 
     @property
     def executor(self) -> str:
         """Import path of the class."""
-        return f"{self.where}_mutants.{self.name}"
+        return f"{self.module}.{self.name}"
+
+
+NO_CLAIM = "the edition of 3.3 has no claim"
+
+
+def _local(name: str, breaks: str, by: str, *follows: str, **more: object) -> Mutant:
+    return Mutant(name, breaks, by, follows=frozenset(follows), **more)  # type: ignore[arg-type]
+
+
+def _declared(name: str, breaks: str, by: str, *follows: str, **more: object) -> Mutant:
+    return _local(name, breaks, by, *follows, module="interface_mutants", **more)
+
+
+def _slots(name: str, breaks: str, by: str, *follows: str, **more: object) -> Mutant:
+    return _local(name, breaks, by, *follows, module="slot_mutants", **more)
+
+
+def _worker(name: str, breaks: str, by: str, *follows: str, **more: object) -> Mutant:
+    return _local(name, breaks, by, *follows, module="worker_mutants", **more)
+
+
+def _kubernetes(name: str, breaks: str, by: str, *follows: str, **more: object) -> Mutant:
+    return _local(name, breaks, by, *follows, module="kubernetes_mutants", where="kubernetes", **more)
 
 
 MUTANTS = (
-    Mutant(
-        "ReportsSuccessOfFailedCallable",
-        breaks="FAIL-5",
-        cases=("success", "kwargs", "raises"),
-        follows=frozenset({"FAIL-1"}),
-    ),
-    Mutant(
-        "RunsCallableTwice",
-        breaks="CRASH-3",
-        cases=("control", "kwargs", "context", "raises"),
-        follows=frozenset({"RUN-1", "FAIL-2"}),
-    ),
-    Mutant("NeverFreesTheSlot", breaks="ROUTE-3", follows=frozenset({"FAIL-3", "CRASH-5"})),
-    # LocalExecutor of 3.3 is itself silent when a worker dies
-    Mutant(
-        "SilentWhenAWorkerDies",
-        breaks="CRASH-1",
-        cases=("success", "raises", "killed"),
-        follows=frozenset({"CRASH-5"}),
-        airflow=("3.4",),
-    ),
-    Mutant("DropsKwargs", breaks="RUN-3"),
-    Mutant("AcceptsWithoutDeclaring", breaks="DECL-1", cases=("offer", "success", "kwargs", "raises")),
+    _declared("AcceptsWithoutDeclaring", "DECL-1", "offer", also=("success",)),
     # A refusal that core does not expect ends the scheduler, so no callback runs at all
-    Mutant(
-        "DeclaresAndRefuses",
-        breaks="DECL-1",
-        cases=("control", "offer", "raises"),
-        follows=frozenset({"FAIL-1", "FAIL-3", "CRASH-1", "CRASH-5"}),
-    ),
-    Mutant(
-        "FailedThenSuccess",
-        breaks="CRASH-4",
-        cases=("control", "success", "raises"),
-        follows=frozenset({"STATE-3", "FAIL-5", "FAIL-1"}),
-    ),
+    _declared("DeclaresAndRefuses", "DECL-1", "offer", "FAIL-1", "FAIL-3", "CRASH-1", "CRASH-5", also=("raises",)),
+    _declared("AttributeOfAnotherType", "DECL-3", "attributes"),
+    _declared("TakesNoAlias", "DECL-4", "load"),
+    _declared("TakesACommandOfCore", "DECL-5", "commands"),
+    _declared("DumpsNothing", "DECL-6", "methods", mended=True),
+    _declared("TakesWhatItDoesNotKnow", "DECL-7", "unknown", also=("offer",)),
+    _slots("HandsItsCallbacksToAnother", "ROUTE-1", "alias"),
+    _slots("TasksFirst", "ROUTE-2", "contention", mended=True),
+    _slots("NeverFreesTheSlot", "ROUTE-3", "kwargs"),
+    _slots("RunsTwiceAsMany", "ROUTE-4", "burst"),
+    _local("ReportsAStranger", "ROUTE-6", "kwargs"),
+    _kubernetes("WaitsForEverForAnAnswer", "ROUTE-7", "hang", "CRASH-5"),
+    _slots("CountsNoCallback", "ROUTE-8", "success", mended=True),
+    _local("NeverCallsTheCallable", "RUN-1", "success"),
     # Nothing claims, and nothing is ever in flight
-    Mutant(
-        "RunsInTheSchedulerProcess",
-        breaks="RUN-2",
-        cases=("control", "context", "raises"),
-        follows=frozenset({"CRASH-2"}),
+    _local("RunsInTheSchedulerProcess", "RUN-2", "no-context", "CRASH-2", also=("raises",)),
+    _local("DropsKwargs", "RUN-3", "kwargs", also=("success",)),
+    _local("WithholdsTheContext", "RUN-4", "context", "RUN-1", also=("no-context",)),
+    _local("ForgetsTheDagFile", "RUN-5", "dag-file", "RUN-1", also=("kwargs",)),
+    _local("ReportsFailureOfASuccess", "RUN-6", "success"),
+    _worker(
+        "CutOffFromItsSupervisor",
+        "RUN-7",
+        "secrets",
+        also=("kwargs",),
+        airflow=("3.4",),
+        why_not="no callable can read them beside 3.3, whatever the executor does",
     ),
-    Mutant("TakesWhatItDoesNotKnow", breaks="DECL-7", cases=("control", "offer", "unknown", "success")),
-    Mutant("WritesTheTokenToItsLog", breaks="TOKEN-8", cases=("success", "secret")),
-    Mutant("MintsItsOwnToken", breaks="TOKEN-9", cases=("control", "success", "secrets")),
-    Mutant(
-        "LosesWhatTheWatchDoesNotTell",
-        breaks="CRASH-1",
-        cases=("success", "watch-lost"),
-        follows=frozenset({"CRASH-5"}),
-        where="kubernetes",
+    _local("LogsElsewhere", "RUN-8", "log"),
+    # A row that is not FAILED after a failure is open, or says SUCCESS
+    _local("SaysNothingOfAFailure", "FAIL-1", "raises", "CRASH-1"),
+    _local("TriesAgainAfterAFailure", "FAIL-2", "raises", "CRASH-3", also=("kwargs",)),
+    _local("FailsAllAfterAFailure", "FAIL-3", "raises", also=("kwargs",)),
+    _local("TellsNoCause", "FAIL-4", "raises", mended=True),
+    _local("ReportsSuccessOfFailedCallable", "FAIL-5", "raises", "FAIL-1", also=("kwargs",)),
+    _local("SaysNothingOfAFailure", "CRASH-1", "child-killed"),
+    _local(
+        "SilentWhenAWorkerDies",
+        "CRASH-1",
+        "worker-killed",
+        "CRASH-5",
+        airflow=("3.4",),
+        why_not="LocalExecutor of 3.3 is itself silent then",
     ),
-    Mutant(
-        "ForgetsThePodsOfAKilledScheduler",
-        breaks="CRASH-1",
-        cases=("success", "restart"),
-        where="kubernetes",
-    ),
-    Mutant(
-        "SaysNothingOfADeletedPendingPod",
-        breaks="CRASH-1",
-        cases=("success", "deleted-pending"),
-        follows=frozenset({"CRASH-5"}),
-        where="kubernetes",
-    ),
-    Mutant(
-        "RepeatsARefusedDeletionForEver",
-        breaks="CRASH-5",
-        cases=("success", "clean-up"),
-        follows=frozenset({"CRASH-1"}),
-        where="kubernetes",
-    ),
-    Mutant(
-        "WaitsForEverForAnAnswer",
-        breaks="ROUTE-7",
-        cases=("success", "hang"),
-        follows=frozenset({"CRASH-5"}),
-        where="kubernetes",
-    ),
-    Mutant(
+    _worker("RunsBeforeTheClaim", "CRASH-2", "success", airflow=("3.4",), why_not=NO_CLAIM),
+    _local("RunsCallableTwice", "CRASH-3", "kwargs", "RUN-1", "FAIL-2", also=("raises",)),
+    _local("FailedThenSuccess", "CRASH-4", "raises", "STATE-3", "FAIL-5", "FAIL-1", also=("kwargs",)),
+    _local("LosesTasksAfterAFailure", "CRASH-5", "child-killed"),
+    _local("SaysSuccessWithoutRunning", "CRASH-6", "idle-killed"),
+    _worker("LeavesAnOrphan", "CRASH-8", "child-killed"),
+    _local("TakesBackASuccess", "CRASH-9", "success", "STATE-3", "RUN-6"),
+    _local("SaysTheEndTwice", "STATE-3", "kwargs"),
+    _worker("AsksWithoutItsToken", "TOKEN-5", "kwargs"),
+    _local("WritesTheTokenToItsLog", "TOKEN-8", "secret", also=("success",)),
+    _local("MintsItsOwnToken", "TOKEN-9", "secrets"),
+    _local("LosesTasks", "TASK-1", "control"),
+    _kubernetes("LosesWhatTheWatchDoesNotTell", "CRASH-1", "watch-lost", "CRASH-5", also=("success",)),
+    _kubernetes("ForgetsThePodsOfAKilledScheduler", "CRASH-1", "restart", also=("success",)),
+    _kubernetes("SaysNothingOfADeletedPendingPod", "CRASH-1", "deleted-pending", "CRASH-5", also=("success",)),
+    _kubernetes("RepeatsARefusedDeletionForEver", "CRASH-5", "clean-up", "CRASH-1", also=("success",)),
+    _kubernetes(
         "KillsTheWatcherWithEachCallbackPod",
-        breaks="RUN-6",
-        cases=("control", "success", "raises"),
-        follows=frozenset({"CRASH-1", "FAIL-1", "FAIL-3", "CRASH-5", "ROUTE-3", "CRASH-9"}),
-        where="kubernetes",
+        "RUN-6",
+        "success",
+        *("CRASH-1", "FAIL-1", "FAIL-3", "CRASH-5", "ROUTE-3", "CRASH-9"),
+        also=("control", "raises"),
     ),
     # What raises at its turn ends the scheduler, so no callback runs at all
-    Mutant(
-        "DeclaresWithoutDoing",
-        breaks="CRASH-5",
-        cases=("control", "offer", "raises"),
-        follows=frozenset({"CRASH-1", "FAIL-1", "FAIL-3"}),
-        where="kubernetes",
-    ),
+    _kubernetes("DeclaresWithoutDoing", "CRASH-5", "raises", "CRASH-1", "FAIL-1", "FAIL-3", also=("control", "offer")),
 )
