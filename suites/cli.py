@@ -26,6 +26,7 @@ from executor_conformance.harness.report.terminal import stdout_console
 from executor_conformance.harness.report.wording import SYMBOLS
 from executor_conformance.harness.verdicts import DECIDED, Decision, Verdict
 from executor_conformance.suites.cases import SuiteCase, suite_cases
+from executor_conformance.suites.findings_cli import findings
 from executor_conformance.suites.gate_cli import badge, diff, gate, merge
 from executor_conformance.suites.page import html
 from executor_conformance.suites.up import up
@@ -335,5 +336,5 @@ def decide_again(path: Path, catalogue: Catalogue) -> tuple[dict[str, Any], list
     return header, decisions
 
 
-for command in (up, diff, gate, html, merge, badge):
+for command in (up, diff, findings, gate, html, merge, badge):
     main.add_command(command)
