@@ -147,7 +147,7 @@ def test_a_report_that_does_not_show_it_says_nothing(tmp_path: Path, report: Rep
     ("findings", "entries", "sentence"),
     [
         (FINDING, ENTRY.replace('finding = "forgets"\n', ""), "names no finding"),
-        (FINDING, ENTRY.replace('"forgets"', '"other"'), "names the finding 'other', unknown"),
+        (FINDING, ENTRY.replace('"forgets"', '"other"'), "names the finding 'other', which"),
         (FINDING, ENTRY.replace('"forgets"', "3"), "neither an id nor a list"),
         (FINDING.replace('"forgets"', '"other"'), ENTRY, "names the finding 'forgets'"),
         (FINDING + FINDING.partition("[[finding]]")[2].join(["[[finding]]", ""]), ENTRY, "twice"),
