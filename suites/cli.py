@@ -133,18 +133,21 @@ def _chosen(pattern: str) -> list[SuiteCase]:
 @click.option("--api-host", metavar="HOST", help="By what workers in containers reach this host.")
 @click.option("--patience", metavar="SECONDS", type=float, help="Stillness that proves 'stuck', for own timers.")
 @click.option("--expectations", metavar="FILE", help="Known failures, strictly.")
-@click.option("--case", "pattern", metavar="GLOB", help="Only cases whose id is like this or contains it.")
+@click.option("--case", "patterns", metavar="GLOB", multiple=True, help="Only cases like this; can be given again.")
 @click.option("-n", "workers", metavar="WORKERS", type=click.IntRange(1), help="Environments at the same time.")
 @click.option("-v", "--verbose", is_flag=True, help="One line per case.")
 @click.pass_context
-def run(ctx: click.Context, pattern: str | None, workers: int | None, verbose: bool, **options: str | None) -> None:
+def run(
+    ctx: click.Context, patterns: tuple[str, ...], workers: int | None, verbose: bool, **options: str | None
+) -> None:
     """Run the suite and write a report."""
     arguments = ["--pyargs", PACKAGE, "-m", "conformance"]
     for name, value in options.items():
         arguments += [f"--conformance-{name.replace('_', '-')}={value}"] if value is not None else []
     arguments += ["-v"] if verbose else []
-    if pattern:
-        arguments += ["-k", " or ".join(case.keyword for case in _chosen(pattern))]
+    if patterns:
+        chosen = {case.keyword: None for pattern in patterns for case in _chosen(pattern)}
+        arguments += ["-k", " or ".join(chosen)]
     if workers:
         if importlib.util.find_spec("xdist") is None:
             raise UsageError("-n needs pytest-xdist, which is not installed (pip install pytest-xdist).")
