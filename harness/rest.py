@@ -6,6 +6,7 @@ since. Then a row that is not terminal is stuck, and that is proven in a second 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ from executor_conformance.harness.view import TERMINAL
 
 if TYPE_CHECKING:
     from executor_conformance.harness.case import Callback, Case, Run
+
+WORK_TICKS = os.sysconf("SC_CLK_TCK") // 2
+"""CPU time of the units of work that counts as movement; what only waits and beats uses less within a bound."""
 
 
 class RestWatch:
@@ -38,6 +42,7 @@ class RestWatch:
         self._since = 0.0
         self._steps = 0
         self._alive: list[str] = []
+        self._ticks: dict[int, int] = {}
 
     def live(self) -> list[int]:
         """Live units of work, of any callback or task."""
@@ -86,8 +91,11 @@ class RestWatch:
             len([1 for event in env.history.of("wire") if event["api"] == "execution"]),
             tuple(self.case.task_state(run, task) for run, task in self.tasks),
         )
-        if mark != self._mark:
-            self._moved = time.monotonic()
+        ticks = {pid: processes[pid].cpu_ticks for pid in units if pid in processes}
+        # a worker that still imports on a machine that is overloaded has nothing else to show for it
+        worked = sum(max(0, used - self._ticks.get(pid, 0)) for pid, used in ticks.items()) >= WORK_TICKS
+        if mark != self._mark or worked:
+            self._moved, self._ticks = time.monotonic(), ticks
         if mark != self._mark or self._alive or (busy and not (ended and freed)):
             self._mark, self._since, self._steps = mark, time.monotonic(), env.steps
             return False

@@ -95,13 +95,14 @@ class _Ending:
 
 def _settings(stack: contextlib.ExitStack) -> list[str]:
     """pytest's configuration: of the checkout, or an empty one; never what the current folder happens to have."""
-    checkout = Path(inspect.getfile(importlib.import_module(PACKAGE))).resolve().parent.parent
-    file = checkout / "pyproject.toml"
-    if not (file.exists() and (checkout / "suites" / "contract.toml").exists()):
-        checkout = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="executor-conformance-cli-")))
-        file = checkout / "pytest.ini"
+    folder = Path(inspect.getfile(importlib.import_module(PACKAGE))).resolve().parent.parent
+    file = folder / "pyproject.toml"
+    if not (file.exists() and (folder / "suites" / "contract.toml").exists()):
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="executor-conformance-cli-"))
+        file = Path(temporary) / "pytest.ini"
         file.write_text("[pytest]\naddopts = --import-mode=importlib\n", "utf-8")
-    return ["-c", str(file), "--rootdir", str(checkout), "--noconftest", "-p", "no:cacheprovider"]
+    # the root is what the names of the cases are relative to
+    return ["-c", str(file), "--rootdir", str(folder), "--noconftest", "-p", "no:cacheprovider"]
 
 
 def _chosen(pattern: str) -> list[SuiteCase]:
