@@ -9,6 +9,12 @@ from executor_conformance.harness.backend import LOCAL_WORKER, Backend, Options,
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.supervisor import ManagedProcess
 
+IDLE = "<idle>"
+"""What the title of a worker process says that waits for a workload; LocalExecutor's own word."""
+
+WAITING = (IDLE, "multiprocessing.resource_tracker", "multiprocessing.forkserver")
+"""What the titles of processes have that stay without a workload: idle workers, and helpers of Python's own."""
+
 
 class LocalBackend(Backend):
     """Environment of LocalExecutor and its subclasses."""
@@ -31,25 +37,47 @@ class LocalBackend(Backend):
     @property
     def control_plane(self) -> str:
         """The executor's own queue."""
+        if self.site.options.executor:
+            return "the executor itself, in the scheduler process"
         return "multiprocessing queue of the scheduler process"
 
     @property
     def data_plane(self) -> str:
         """Children of the scheduler."""
-        return "forked host processes"
+        return "host processes below the scheduler" if self.site.options.executor else "forked host processes"
 
     def units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
-        """Workers that are not idle, and everything that workers forked, orphans included."""
-        return local_worker_units(processes, self.site.scheduler_pid)
+        """Workers that are not idle, and everything that workers started, orphans included."""
+        units = local_worker_units(processes, self.site.scheduler_pid)
+        return units + self._own_units(processes) if self.site.options.executor else units
+
+    def _own_units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
+        """What an executor of the user's own started: all below the scheduler but what waits, and what was orphaned."""
+        scheduler = self.site.scheduler_pid
+        supervisor = self.site.supervisor
+        spawned = {process.pid for process in supervisor.processes}
+        if scheduler in spawned:  # the `airflow scheduler` command starts processes for itself
+            return []
+        below = {scheduler}
+        for pid, process in processes.items():  # parents first
+            orphan = process.ppid == supervisor.guardian_pid and pid not in spawned
+            if process.ppid in below or orphan:
+                below.add(pid)
+        working = {processes[pid].ppid for pid in below - {scheduler}}
+        return [
+            pid
+            for pid in below - {scheduler}
+            if not processes[pid].title.startswith(LOCAL_WORKER)
+            and (pid in working or not any(mark in processes[pid].title for mark in WAITING))
+        ]
 
     def idle_units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
         """Workers that wait for a workload."""
+        titled = LOCAL_WORKER if not self.site.options.executor else ""
         return [
             pid
             for pid, process in processes.items()
-            if process.ppid == self.site.scheduler_pid
-            and process.title.startswith(LOCAL_WORKER)
-            and "<idle>" in process.title
+            if process.ppid == self.site.scheduler_pid and process.title.startswith(titled) and IDLE in process.title
         ]
 
     def nodes(self) -> list[ManagedProcess]:

@@ -190,6 +190,8 @@ class Environment:
             "TZ",
         )
         env = {name: os.environ[name] for name in kept if name in os.environ}
+        if path := env.get("PYTHONPATH"):  # Airflow's processes start in other folders
+            env["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in path.split(os.pathsep) if entry)
         bundle = self.folder / "bundle"
         bundle.mkdir(exist_ok=True)
         source = resources.files("executor_conformance.suites") / "bundle" / "conformance_dag.py"

@@ -21,7 +21,7 @@ from executor_conformance.harness.verdicts import Decision, Verdict
 
 ON_DEMAND = ("sweep.", "sequences.")
 """How the ids of cases begin that run only when they are asked for."""
-_KEYS = ("subject", "clause", "case", "reason", "link", "review")
+_KEYS = ("subject", "clause", "case", "reason", "finding", "link", "review")
 _FAILED = frozenset({Verdict.FAIL, Verdict.KNOWN, Verdict.FINDING})
 
 
@@ -45,6 +45,8 @@ class Entry:
     review: datetime.date
     case: str = "*"
     link: str = ""
+    findings: tuple[str, ...] = ()
+    """Ids of the findings that are its cause, where a ``findings.toml`` describes them."""
 
     def matches(self, subject: str, case: str, clause: str) -> bool:
         """Whether this entry speaks of the clause in that case of that subject."""
@@ -171,9 +173,7 @@ def _entry(path: Path, catalogue: Catalogue, number: int, entry: Mapping[str, An
     for name in ("subject", "case", "reason", "link"):
         if name in entry and (not isinstance(entry[name], str) or not entry[name].strip()):
             raise UsageError(f"{where} has an empty {name} or one that is no string; write one or leave it out.")
-    clauses = [entry["clause"]] if isinstance(entry["clause"], str) else entry["clause"]
-    if not isinstance(clauses, list) or not clauses or not all(isinstance(name, str) for name in clauses):
-        raise UsageError(f"{where} has a clause that is neither an id nor a list of ids.")
+    clauses = _ids(where, entry, "clause")
     for name in clauses:
         try:
             catalogue.clause(name)
@@ -186,8 +186,17 @@ def _entry(path: Path, catalogue: Catalogue, number: int, entry: Mapping[str, An
         case=entry.get("case", "*"),
         reason=entry["reason"].strip().rstrip("."),
         link=entry.get("link", ""),
+        findings=tuple(_ids(where, entry, "finding")) if "finding" in entry else (),
         review=_date(where, entry["review"]),
     )
+
+
+def _ids(where: str, entry: Mapping[str, Any], key: str) -> list[str]:
+    """One id, or a list of them."""
+    ids = [entry[key]] if isinstance(entry[key], str) else entry[key]
+    if not isinstance(ids, list) or not ids or not all(isinstance(name, str) and name for name in ids):
+        raise UsageError(f"{where} has a {key} that is neither an id nor a list of ids.")
+    return ids
 
 
 def _date(where: str, value: object) -> datetime.date:

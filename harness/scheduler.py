@@ -180,7 +180,8 @@ def check_executor_path(path: str) -> None:
     )
     try:
         result = subprocess.run(
-            [sys.executable, "-c", script, path],
+            # -P: Airflow's processes have other current folders, so this one must not count
+            [sys.executable, "-P", "-c", script, path],
             capture_output=True,
             text=True,
             timeout=LIMITS.command,
@@ -192,7 +193,10 @@ def check_executor_path(path: str) -> None:
         ) from None
     if result.returncode == 7:
         line = result.stdout.strip().splitlines()[-1]
-        raise UsageError(f"The executor {path} {line}; give the full import path of an executor class.")
+        raise UsageError(
+            f"The executor {path} {line}; give the full import path of an executor class that is installed or on "
+            "PYTHONPATH."
+        )
     if result.returncode != 0:
         last = (result.stderr.strip().splitlines() or ["no output"])[-1]
         raise UsageError(f"The executor {path} could not be checked, because Airflow does not import here: {last}")

@@ -26,6 +26,7 @@ from executor_conformance.harness.report.terminal import stdout_console
 from executor_conformance.harness.report.wording import SYMBOLS
 from executor_conformance.harness.verdicts import DECIDED, Decision, Verdict
 from executor_conformance.suites.cases import SuiteCase, suite_cases
+from executor_conformance.suites.findings_cli import findings
 from executor_conformance.suites.gate_cli import badge, diff, gate, merge
 from executor_conformance.suites.on_demand_cli import sequences, sweep
 from executor_conformance.suites.page import html
@@ -95,13 +96,14 @@ class _Ending:
 
 def _settings(stack: contextlib.ExitStack) -> list[str]:
     """pytest's configuration: of the checkout, or an empty one; never what the current folder happens to have."""
-    checkout = Path(inspect.getfile(importlib.import_module(PACKAGE))).resolve().parent.parent
-    file = checkout / "pyproject.toml"
-    if not (file.exists() and (checkout / "suites" / "contract.toml").exists()):
-        checkout = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="executor-conformance-cli-")))
-        file = checkout / "pytest.ini"
+    folder = Path(inspect.getfile(importlib.import_module(PACKAGE))).resolve().parent.parent
+    file = folder / "pyproject.toml"
+    if not (file.exists() and (folder / "suites" / "contract.toml").exists()):
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="executor-conformance-cli-"))
+        file = Path(temporary) / "pytest.ini"
         file.write_text("[pytest]\naddopts = --import-mode=importlib\n", "utf-8")
-    return ["-c", str(file), "--rootdir", str(checkout), "--noconftest", "-p", "no:cacheprovider"]
+    # the root is what the names of the cases are relative to
+    return ["-c", str(file), "--rootdir", str(folder), "--noconftest", "-p", "no:cacheprovider"]
 
 
 def _chosen(pattern: str) -> list[SuiteCase]:
@@ -133,15 +135,18 @@ def _chosen(pattern: str) -> list[SuiteCase]:
 @click.option("--api-host", metavar="HOST", help="By what workers in containers reach this host.")
 @click.option("--patience", metavar="SECONDS", type=float, help="Stillness that proves 'stuck', for own timers.")
 @click.option("--expectations", metavar="FILE", help="Known failures, strictly.")
-@click.option("--case", "pattern", metavar="GLOB", help="Only cases whose id is like this or contains it.")
+@click.option("--case", "patterns", metavar="GLOB", multiple=True, help="Only cases like this; can be given again.")
 @click.option("-n", "workers", metavar="WORKERS", type=click.IntRange(1), help="Environments at the same time.")
 @click.option("-v", "--verbose", is_flag=True, help="One line per case.")
 @click.pass_context
-def run(ctx: click.Context, pattern: str | None, workers: int | None, verbose: bool, **options: str | None) -> None:
+def run(
+    ctx: click.Context, patterns: tuple[str, ...], workers: int | None, verbose: bool, **options: str | None
+) -> None:
     """Run the suite and write a report."""
     arguments = ["-v"] if verbose else []
-    if pattern:
-        arguments += ["-k", " or ".join(case.keyword for case in _chosen(pattern))]
+    if patterns:
+        chosen = {case.keyword: None for pattern in patterns for case in _chosen(pattern)}
+        arguments += ["-k", " or ".join(chosen)]
     if workers:
         if importlib.util.find_spec("xdist") is None:
             raise UsageError("-n needs pytest-xdist, which is not installed (pip install pytest-xdist).")
@@ -344,5 +349,5 @@ def decide_again(path: Path, catalogue: Catalogue) -> tuple[dict[str, Any], list
     return header, decisions
 
 
-for command in (sweep, sequences, up, diff, gate, html, merge, badge):
+for command in (sweep, sequences, up, diff, findings, gate, html, merge, badge):
     main.add_command(command)

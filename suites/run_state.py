@@ -110,7 +110,8 @@ def _own_expectations(config: pytest.Config) -> Path | None:
     """The checkout's own expectations for the installed Airflow, if pytest runs in the checkout."""
     # pytest takes the value of an option for a path when it finds its root, so the root alone does not tell
     roots = (config.rootpath, config.invocation_params.dir)
-    root = next((root for root in roots if (root / "suites" / "contract.toml").exists()), None)
+    marks = (Path("suites", "contract.toml"), Path("expectations"))  # an installed package has the first as well
+    root = next((root for root in roots if all((root / mark).exists() for mark in marks)), None)
     if root is None:
         return None
     folder = root / "expectations"

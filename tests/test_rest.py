@@ -1,0 +1,85 @@
+"""When a wait expires: not while a worker is still working, as it does for long on a machine that is overloaded."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from executor_conformance.harness import pressure, rest
+from executor_conformance.harness.processes import ProcessInfo
+from executor_conformance.harness.rest import RestWatch
+
+LIMIT = 30.0
+WORK_TICKS = int(2 * LIMIT * pressure.WORKING * os.sysconf("SC_CLK_TCK"))
+
+
+class World:
+    """One unit of work with its CPU time, and a clock."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.ticks = 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def case(self) -> Any:
+        backend = SimpleNamespace(pending=lambda callback: [], nodes=lambda: [])
+        env = SimpleNamespace(
+            processes=lambda: {7: ProcessInfo(7, 1, "worker", "S", self.ticks, 0, 1)},
+            units=lambda: [7],
+            site=SimpleNamespace(recorders={}, scheduler_pid=2),
+            backend=backend,
+            api_server=SimpleNamespace(pid=3),
+            zygote=None,
+            slots={},
+            steps=0,
+            effects=SimpleNamespace(reports=0),
+            history=SimpleNamespace(of=lambda *kind, **fields: []),
+            plain_scheduler=None,
+            patience_s=1.2,
+        )
+        return SimpleNamespace(env=env)
+
+    def after(self, watch: RestWatch, seconds: float, ticks: int) -> bool:
+        """Let time pass and the worker use CPU, ask as a step of a case does, and say whether the wait expires."""
+        self.now += seconds
+        self.ticks += ticks
+        assert not watch.at_rest()
+        return watch.expired(LIMIT)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+    monkeypatch.setattr(rest, "time", world)
+    monkeypatch.setattr(pressure, "time", world)
+    return world
+
+
+def test_a_worker_that_does_nothing_expires(world: World) -> None:
+    watch = RestWatch(world.case(), [])
+    assert not world.after(watch, 1, 0)
+    assert world.after(watch, LIMIT + 1, 0)
+
+
+def test_a_worker_that_works_does_not_expire(world: World) -> None:
+    watch = RestWatch(world.case(), [])
+    assert not world.after(watch, 1, 0)
+    assert not world.after(watch, LIMIT - 1, WORK_TICKS)
+    assert not world.after(watch, LIMIT - 1, WORK_TICKS)
+
+
+def test_one_that_works_for_ever_expires_all_the_same(world: World) -> None:
+    watch = RestWatch(world.case(), [])
+    waits = [world.after(watch, LIMIT - 1, 10 * WORK_TICKS) for _ in range(4)]
+    assert waits == [False, False, False, True]
+
+
+def test_a_heartbeat_is_no_work(world: World) -> None:
+    watch = RestWatch(world.case(), [])
+    assert not world.after(watch, 1, 0)
+    beats = [world.after(watch, 1, 1) for _ in range(int(LIMIT) + 1)]
+    assert beats[-1]
