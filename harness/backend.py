@@ -62,6 +62,8 @@ class Options:
     """Of the workers, where they run in containers."""
     api_host: str | None = None
     """By what workers on other machines or in containers reach this host; None: it listens at loopback only."""
+    aws: str | None = None
+    """Path of the TOML file that names an AWS account and what to use in it."""
     patience_s: float = 0.0
     """As of a variant, for an executor of the user's own."""
 
@@ -130,6 +132,10 @@ class Backend(ABC):
     """Whether its control plane can be started alone, by ``executor-conformance up``."""
     on_this_host: bool = True
     """Whether workers are processes of this host, whose pids and files the harness can see."""
+    settle_s: float = 0.0
+    """As of a variant, where everything takes longer in this environment: a container's start in a cloud."""
+    patience_s: float = 0.0
+    """As of a variant, where what is seen of the environment may be late."""
     worker_concurrency: ClassVar[int] = 5
     callable_timeout_s: ClassVar[int] = LIMITS.callback_execution_timeout
     """``[callbacks] callback_execution_timeout``; longer where the start of several workers takes long."""

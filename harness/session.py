@@ -372,6 +372,7 @@ def reproduce_line(module: str, function: str, parameters: str, options: Options
         ("kubeconfig", options.kubeconfig, None),
         ("image", options.image, None),
         ("api-host", options.api_host, None),
+        ("aws", options.aws, None),
         ("patience", options.patience_s, 0.0),
     ):
         if value != default:

@@ -33,6 +33,7 @@ class ConformanceState:
             kubeconfig=option.conformance_kubeconfig and str(Path(option.conformance_kubeconfig).absolute()),
             image=option.conformance_image,
             api_host=option.conformance_api_host,
+            aws=option.conformance_aws and str(Path(option.conformance_aws).absolute()),
             patience_s=option.conformance_patience,
         )
         level = option.conformance_level
