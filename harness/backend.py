@@ -31,6 +31,8 @@ def installed(distribution: str) -> bool:
     return True
 
 
+EMULATOR, LOCALSTACK = "emulator", "localstack"
+"""What the option ``--conformance-control-plane`` takes, beside an address."""
 LOCAL_WORKER = "airflow worker -- LocalExecutor"
 """How the title of a LocalExecutor's worker begins."""
 
@@ -64,6 +66,8 @@ class Options:
     """By what workers on other machines or in containers reach this host; None: it listens at loopback only."""
     aws: str | None = None
     """Path of the TOML file that names an AWS account and what to use in it."""
+    control_plane: str = EMULATOR
+    """Of the backend lambda: the emulator, 'localstack', or the address of a LocalStack."""
     patience_s: float = 0.0
     """As of a variant, for an executor of the user's own."""
 

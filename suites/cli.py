@@ -131,6 +131,7 @@ def _chosen(pattern: str) -> list[SuiteCase]:
 @click.option("--image", metavar="IMAGE", help="The workers' image, on a substrate that has images.")
 @click.option("--api-host", metavar="HOST", help="By what workers in containers reach this host.")
 @click.option("--aws", metavar="FILE", help="The AWS account of --substrate, and what to use in it.")
+@click.option("--control-plane", metavar="NAME", help="Of lambda: emulator, localstack, or a LocalStack's address.")
 @click.option("--patience", metavar="SECONDS", type=float, help="Stillness that proves 'stuck', for own timers.")
 @click.option("--expectations", metavar="FILE", help="Known failures, strictly.")
 @click.option("--case", "pattern", metavar="GLOB", help="Only cases whose id is like this or contains it.")

@@ -51,6 +51,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--conformance-aws", metavar="FILE", help="the AWS account of the substrate, and what to use in it")
     group.addoption(
+        "--conformance-control-plane",
+        metavar="NAME",
+        default="emulator",
+        help="of the backend lambda: emulator, localstack, or the address of a LocalStack (default: emulator)",
+    )
+    group.addoption(
         "--conformance-patience",
         metavar="SECONDS",
         type=float,

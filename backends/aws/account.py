@@ -56,11 +56,11 @@ class ExistingAccount(AwsSubstrate):
     patience_s = 10.0  # answers of AWS about what has just changed may be old
     callable_timeout_s = CALLABLE_TIMEOUT_S
 
-    def __init__(self, site: Site, ways: Mapping[str, Mapping[str, Way]]) -> None:
+    def __init__(self, site: Site, ways: Mapping[str, Mapping[str, Way]], file: AccountFile | None = None) -> None:
         super().__init__(site, self.service_name)
         self.all_ways = ways
         self.ways = self.possible
-        self.file: AccountFile = load(str(site.options.aws), self.service)
+        self.file = file or load(str(site.options.aws), self.service)
         self.region = self.file.region
         self.settle_s = self.file.settle_s
         self.name = f"{preflight.PREFIX}{int(time.time())}-{secrets.token_hex(3)}"

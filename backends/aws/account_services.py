@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from executor_conformance.backends.aws.account import START_S, ExistingAccount
 from executor_conformance.backends.aws.preflight import job_definition
+from executor_conformance.backends.aws.queues import hidden_messages
 from executor_conformance.harness.errors import BoundReached, HarnessError, UsageError
 
 ECS_SECTION = "AIRFLOW__AWS_ECS_EXECUTOR__"
@@ -345,15 +346,7 @@ class LambdaAccount(ExistingAccount):
 
     def messages(self) -> dict[str, dict[str, Any]]:
         """What SQS tells of messages that nobody can see at present: their numbers, roughly, and no times."""
-        names = {"delayed": "ApproximateNumberOfMessagesDelayed", "in_flight": "ApproximateNumberOfMessagesNotVisible"}
-        found = {}
-        for kind in ("queue_url", "dead_letter_queue_url"):
-            url = self.resources[kind]
-            asked = {"QueueUrl": url, "AttributeNames": list(names.values())}
-            told = self.ask("show a queue", self.client("sqs").get_queue_attributes, **asked)["Attributes"]
-            numbers = {name: int(told.get(attribute, 0)) for name, attribute in names.items()}
-            found[url.rpartition("/")[2]] = {name: [30.0] * number for name, number in numbers.items()}
-        return found
+        return self.ask("show a queue", lambda: hidden_messages(self.client("sqs"), self.resources))
 
     def end(self, identity: str) -> None:
         """An invocation cannot be stopped; it is forgotten."""

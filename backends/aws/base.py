@@ -8,10 +8,12 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from executor_conformance.backends.aws.account import ExistingAccount
 from executor_conformance.backends.aws.account_services import ACCOUNTS
+from executor_conformance.backends.aws.localstack.process import LocalStackProcess
 from executor_conformance.backends.aws.substrate import ENDED, AwsSubstrate, EmulatedAws
 from executor_conformance.backends.emulation import CALLABLE_TIMEOUT_S, Timers, Way
-from executor_conformance.harness.backend import Backend, Options, Site, Variant, installed
+from executor_conformance.harness.backend import EMULATOR, Backend, Options, Site, Variant, installed
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.supervisor import ManagedProcess
@@ -66,15 +68,14 @@ class AwsBackend(Backend):
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)
-        account = ACCOUNTS[self.service]
-        self.substrate: AwsSubstrate = (
-            account(site, self.ways) if site.options.substrate == "cluster" else EmulatedAws(site, self.service)
-        )
+        kind = self.substrate_of(site.options)
+        self.substrate: AwsSubstrate = kind(site, self.ways) if kind else EmulatedAws(site, self.service)
         self.on_this_host = self.substrate.on_this_host
         self.patience_s = self.substrate.patience_s
-        if not self.on_this_host:
-            self.victims = self.substrate.victims  # type: ignore[misc]
+        self.victims = self.substrate.victims  # type: ignore[misc]
+        if kind:
             self.faults = self.substrate.ways  # type: ignore[misc]
+        if self.substrate.callable_timeout_s:
             self.callable_timeout_s = self.substrate.callable_timeout_s  # type: ignore[misc]
         self._runs: tuple[float, list[dict[str, Any]]] = (0.0, [])
         self._ended: dict[str, float] = {}
@@ -88,17 +89,26 @@ class AwsBackend(Backend):
 
         :raises UsageError: the file that names the account lacks something, or names what is not there.
         """
-        needs = cls.needs if options.substrate == "process" else ()
-        for distribution in ("apache-airflow-providers-amazon", *needs):
+        kind = cls.substrate_of(options)
+        for distribution in ("apache-airflow-providers-amazon", *(cls.needs if kind is None else ())):
             if not installed(distribution):
                 return (
                     f"the distribution {distribution} is not installed; "
                     f"install it with pip install 'airflow-executor-conformance[{cls.name}]'"
                 )
-        if options.substrate == "cluster":
-            return ACCOUNTS[cls.service].missing(options)
+        if kind:
+            return kind.missing(options)
+        if options.control_plane != EMULATOR:
+            return f"LocalStack has no {cls.title} in its open version; only the backend lambda runs there"
         if options.substrate != "process":
             return f"this backend runs on host processes or in an AWS account, not on '{options.substrate}'"
+        return None
+
+    @classmethod
+    def substrate_of(cls, options: Options) -> type[ExistingAccount] | type[LocalStackProcess] | None:
+        """Where the user wants the workers; None: at the emulator."""
+        if options.substrate == "cluster" and options.control_plane == EMULATOR:
+            return ACCOUNTS[cls.service]
         return None
 
     @property

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from executor_conformance.backends.aws import faults
+from executor_conformance.backends.aws.account import ExistingAccount
 from executor_conformance.backends.aws.base import AwsBackend, variants_of
+from executor_conformance.backends.aws.localstack.container import LocalStackContainer
+from executor_conformance.backends.aws.localstack.process import LocalStackProcess
 from executor_conformance.backends.emulation import Way
-from executor_conformance.harness.backend import Site
+from executor_conformance.harness.backend import EMULATOR, LOCALSTACK, Options, Site
 from executor_conformance.harness.processes import ProcessInfo
 
 SECTION = "AIRFLOW__AWS_LAMBDA_EXECUTOR__"
@@ -62,6 +65,15 @@ class LambdaBackend(AwsBackend):
     def __init__(self, site: Site) -> None:
         super().__init__(site)
         self._idle: tuple[float, set[int]] = (0.0, set())
+
+    @classmethod
+    def substrate_of(cls, options: Options) -> type[ExistingAccount] | type[LocalStackProcess] | None:
+        """At LocalStack too: a process of this host, or a container."""
+        if options.control_plane == EMULATOR:
+            return super().substrate_of(options)
+        if options.control_plane == LOCALSTACK and options.substrate == "process":
+            return LocalStackProcess
+        return LocalStackContainer
 
     def executor_settings(self) -> dict[str, str]:
         """The function and its two queues."""
