@@ -33,6 +33,8 @@ def installed(distribution: str) -> bool:
 
 OTHER_QUEUE = "conformance-other"
 """A queue beside 'default' to which the workers listen where the executor has queues."""
+EMULATOR, LOCALSTACK = "emulator", "localstack"
+"""What the option ``--conformance-control-plane`` takes, beside an address."""
 LOCAL_WORKER = "airflow worker -- LocalExecutor"
 """How the title of a LocalExecutor's worker begins."""
 
@@ -64,6 +66,10 @@ class Options:
     """Of the workers, where they run in containers."""
     api_host: str | None = None
     """By what workers on other machines or in containers reach this host; None: it listens at loopback only."""
+    aws: str | None = None
+    """Path of the TOML file that names an AWS account and what to use in it."""
+    control_plane: str = EMULATOR
+    """Of the backend lambda: the emulator, 'localstack', or the address of a LocalStack."""
     patience_s: float = 0.0
     """As of a variant, for an executor of the user's own."""
 
@@ -140,6 +146,10 @@ class Backend(ABC):
     """Whether its control plane can be started alone, by ``executor-conformance up``."""
     on_this_host: bool = True
     """Whether workers are processes of this host, whose pids and files the harness can see."""
+    settle_s: float = 0.0
+    """As of a variant, where everything takes longer in this environment: a container's start in a cloud."""
+    patience_s: float = 0.0
+    """As of a variant, where what is seen of the environment may be late."""
     worker_concurrency: ClassVar[int] = 5
     crowd: ClassVar[int] = 100
     """How many callbacks are sent at once: 100, or fewer where each is a process with all of Airflow's imports."""

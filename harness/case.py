@@ -243,11 +243,12 @@ class Case:
         """One step of the scheduler loop."""
         self.env.pump(scheduling=self.scheduling, **{name: value for name, value in step.items() if value})
 
-    def until(self, condition: Callable[[], Any], reason: str, limit: float = LIMITS.settle, **step: Any) -> None:
+    def until(self, condition: Callable[[], Any], reason: str, limit: float | None = None, **step: Any) -> None:
         """Step the scheduler, with ``step``, until ``condition`` holds.
 
         :raises BoundReached: it did not within ``limit`` seconds; ``reason`` says what was waited for.
         """
+        limit = limit or self.env.settle_s
         deadline = time.monotonic() + limit
         while not condition():
             if time.monotonic() > deadline:
@@ -266,11 +267,11 @@ class Case:
         while not hit():
             self.pump()
             rest = watch.at_rest()
-            if rest or watch.expired(LIMITS.settle):
+            if rest or watch.expired(self.env.settle_s):
                 if rest:
                     self.env.sink("rest", **watch.proof())
                 else:
-                    self.env.sink("bound", waiting_for=reason, limit_s=LIMITS.settle, **watch.given_up())
+                    self.env.sink("bound", waiting_for=reason, limit_s=self.env.settle_s, **watch.given_up())
                 states = {callback.probe: self.state(callback) for callback in self.callbacks}
                 raise BoundReached(f"{reason} was not reached; the rows are {states}.")
             self.pause()
@@ -416,7 +417,7 @@ class Case:
         # Its slot too: what cleans up after the case must not come between the executor and the end of the unit
         while self.task_state(run, task_id) not in ended or watch.live() or self.holds_task(run):
             self.pump()
-            if watch.at_rest() or watch.expired(LIMITS.settle):
+            if watch.at_rest() or watch.expired(self.env.settle_s):
                 self.env.sink("bound", waiting_for=f"task {dag_id}.{task_id}", **watch.given_up())
                 break
             self.pause()

@@ -368,13 +368,13 @@ class Environment:
     @property
     def settle_s(self) -> float:
         """How long a callback may take to its end."""
-        return max(LIMITS.settle, self.variant.settle_s)
+        return max(LIMITS.settle, self.variant.settle_s, self.backend.settle_s)
 
     @property
     def patience_s(self) -> float:
         """For how long nothing may move before 'stuck' is proven."""
         own = self.options.patience_s if self.options.executor else self.variant.patience_s
-        return max(LIMITS.quiet_window, own)
+        return max(LIMITS.quiet_window, own, self.backend.patience_s)
 
     def refuses_callbacks(self) -> str:
         """Why the executor takes no callbacks: it declares none and refuses them. Empty if it takes them."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from executor_conformance.harness.backend import Backend, Options, Variant
+from executor_conformance.harness.backend import EMULATOR, Backend, Options, Variant
 from executor_conformance.harness.case import Case, DoesNotSupport, NotApplicable
 from executor_conformance.harness.catalogue import Catalogue
 from executor_conformance.harness.checker import decide
@@ -384,6 +384,8 @@ def reproduce_line(module: str, function: str, parameters: str, options: Options
         ("kubeconfig", options.kubeconfig, None),
         ("image", options.image, None),
         ("api-host", options.api_host, None),
+        ("aws", options.aws, None),
+        ("control-plane", options.control_plane, EMULATOR),
         ("patience", options.patience_s, 0.0),
     ):
         if value != default:

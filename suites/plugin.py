@@ -50,6 +50,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="HOST",
         help="the name or address by which workers in containers reach this host (default: loopback only)",
     )
+    group.addoption("--conformance-aws", metavar="FILE", help="the AWS account of the substrate, and what to use in it")
+    group.addoption(
+        "--conformance-control-plane",
+        metavar="NAME",
+        default="emulator",
+        help="of the backend lambda: emulator, localstack, or the address of a LocalStack (default: emulator)",
+    )
     group.addoption(
         "--conformance-patience",
         metavar="SECONDS",

@@ -34,6 +34,8 @@ class ConformanceState:
             kubeconfig=option.conformance_kubeconfig and str(Path(option.conformance_kubeconfig).absolute()),
             image=option.conformance_image,
             api_host=option.conformance_api_host,
+            aws=option.conformance_aws and str(Path(option.conformance_aws).absolute()),
+            control_plane=check_control_plane(option.conformance_control_plane),
             patience_s=option.conformance_patience,
         )
         level = option.conformance_level
@@ -147,6 +149,22 @@ def _check_database(kind: str) -> None:
 
     if kind not in ("sqlite", "postgres") and not kind.startswith(("postgresql://", "postgresql+", "postgres://")):
         raise UsageError(f"The database '{kind}' is unknown; give 'sqlite', 'postgres', or a postgresql:// address.")
+
+
+def check_control_plane(value: str) -> str:
+    """The value of ``--conformance-control-plane``.
+
+    :raises UsageError: it is neither a name nor an address.
+    """
+    from executor_conformance.harness.backend import EMULATOR, LOCALSTACK
+    from executor_conformance.harness.errors import UsageError
+
+    if value not in (EMULATOR, LOCALSTACK) and not value.startswith(("http://", "https://")):
+        raise UsageError(
+            f"The control plane '{value}' is unknown; give '{EMULATOR}', '{LOCALSTACK}', or a LocalStack's address "
+            "(http://…)."
+        )
+    return value.rstrip("/")
 
 
 def check_folder(folder: Path) -> None:

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-from executor_conformance.backends.aws.base import ENDED, RETRY_BASE, WITHHELD, AwsBackend
+from executor_conformance.backends.aws.base import RETRY_BASE, AwsBackend
 from executor_conformance.backends.aws.batch import BatchBackend
 from executor_conformance.backends.aws.ecs import EcsBackend
 from executor_conformance.backends.aws.emulator.client import EmulatorClient
 from executor_conformance.backends.aws.emulator.faults import Faults
 from executor_conformance.backends.aws.lambda_ import LambdaBackend
+from executor_conformance.backends.aws.substrate import ENDED, WITHHELD, EmulatedAws
 from executor_conformance.harness.backend import Options, Site, Variant
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.processes import ProcessInfo
@@ -73,8 +74,9 @@ def made(
     site = Site(tmp_path, None, Options(), variant or kind.variants[0])  # type: ignore[arg-type]
     site.events_of = lambda key: events or []
     backend, client = kind(site), Client()
-    backend._client = client  # type: ignore[assignment]
-    backend._emulator = SimpleNamespace(pid=10, alive=True)  # type: ignore[assignment]
+    assert isinstance(backend.substrate, EmulatedAws)
+    backend.substrate._client = client  # type: ignore[assignment]
+    backend.substrate._emulator = SimpleNamespace(pid=10, alive=True)  # type: ignore[assignment]
     return backend, client
 
 

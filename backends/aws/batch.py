@@ -58,7 +58,7 @@ class BatchBackend(AwsBackend):
         """Job queue, job definition, and the name that all jobs get."""
         return {
             f"{SECTION}CONN_ID": "aws_default",
-            f"{SECTION}JOB_NAME": "conformance",
+            f"{SECTION}JOB_NAME": self.resources.get("job_name", "conformance"),
             f"{SECTION}JOB_QUEUE": self.resources["job_queue"],
             f"{SECTION}JOB_DEFINITION": self.resources["job_definition"],
         }

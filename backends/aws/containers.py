@@ -1,20 +1,24 @@
-"""Workers in containers of a docker engine on this host: what it takes, what they get, whose children they are."""
+"""Workers in containers of a docker engine on this host: what they get, and whose children they are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from executor_conformance.harness import processes
+from executor_conformance.backends.aws.substrate import EmulatedAws
+from executor_conformance.backends.emulation import below
+from executor_conformance.harness import processes as host
 from executor_conformance.harness.backend import Site
 from executor_conformance.harness.errors import EnvironmentUnavailable
+from executor_conformance.harness.processes import ProcessInfo
 
 END_S = 20.0
 """For how long an emulator removes its containers at its end."""
 _SHIM = "containerd-shim"
 
 
-def missing() -> str | None:
+def missing_engine() -> str | None:
     """What keeps this host from running containers, in one sentence; None if nothing does."""
     from executor_conformance.backends.aws.emulator.docker_runner import engine
 
@@ -23,36 +27,6 @@ def missing() -> str | None:
     except EnvironmentUnavailable as error:
         return str(error)
     return None
-
-
-def description() -> str:
-    """The data plane for the report."""
-    from executor_conformance.backends.aws.emulator.docker_runner import engine
-
-    client = engine()
-    try:
-        return f"containers of docker {client.version()['Version']}, with this host's programs and network"
-    finally:
-        client.close()
-
-
-def image(site: Site) -> dict[str, Any]:
-    """The workers' image and its mounts, as the emulator's images file has them.
-
-    :raises EnvironmentUnavailable: no engine answers.
-    """
-    from executor_conformance.backends.aws.emulator.docker_image import ensure_image, host_volumes
-    from executor_conformance.backends.aws.emulator.docker_runner import engine
-
-    client = engine()
-    try:
-        reference = ensure_image(client)
-    finally:
-        client.close()
-    logs, bundle, bytecode = site.folder / "task-logs", site.folder / "bundle", site.env["PYTHONPYCACHEPREFIX"]
-    logs.mkdir(exist_ok=True)
-    own = [f"{logs}:{logs}:rw", f"{bundle}:{bundle}:ro", f"{bytecode}:{bytecode}:rw"]
-    return {"reference": reference, "volumes": [*host_volumes(), *own]}
 
 
 class Parents:
@@ -64,9 +38,66 @@ class Parents:
     def of(self, pids: Iterable[int]) -> list[int]:
         """The parents of the containers with these main processes, now or formerly, as long as they live."""
         for pid in pids:
-            main = None if pid in self._of else processes.read_stat(pid)
-            parent = processes.read_stat(main.ppid) if main else None
+            main = None if pid in self._of else host.read_stat(pid)
+            parent = host.read_stat(main.ppid) if main else None
             if parent and parent.comm.startswith(_SHIM):
                 self._of[pid] = (parent.pid, parent.started)
-        self._of = {pid: parent for pid, parent in self._of.items() if processes.is_alive(*parent)}
+        self._of = {pid: parent for pid, parent in self._of.items() if host.is_alive(*parent)}
         return sorted({pid for pid, _ in self._of.values()})
+
+
+class ContainedAws(EmulatedAws):
+    """The emulated account, whose containers are an engine's."""
+
+    runner = "docker"
+
+    def __init__(self, site: Site, service: str) -> None:
+        super().__init__(site, service)
+        self._parents = Parents()
+        self._seen: tuple[float, list[int]] = (0.0, [])
+
+    def data_plane(self, own: str) -> str:
+        """The engine; what is its own of the image is only the mount points."""
+        from executor_conformance.backends.aws.emulator.docker_runner import engine
+
+        client = engine()
+        try:
+            version = client.version()["Version"]
+        finally:
+            client.close()
+        return f"{own.replace('host processes', 'docker')}: {version}, with this host's programs and network"
+
+    def image(self, env: dict[str, str]) -> dict[str, Any]:
+        """With this host's programs, the environment's Dags and logs."""
+        from executor_conformance.backends.aws.emulator.docker_image import ensure_image, host_volumes
+        from executor_conformance.backends.aws.emulator.docker_runner import engine
+
+        client = engine()
+        try:
+            reference = ensure_image(client)
+        finally:
+            client.close()
+        logs, bundle = self.site.folder / "task-logs", self.site.folder / "bundle"
+        bytecode = self.site.env["PYTHONPYCACHEPREFIX"]
+        logs.mkdir(exist_ok=True)
+        own = [f"{logs}:{logs}:rw", f"{bundle}:{bundle}:ro", f"{bytecode}:{bytecode}:rw"]
+        return {"env": {**env, "TMPDIR": "/tmp"}, "reference": reference, "volumes": [*host_volumes(), *own]}
+
+    def units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
+        """All that runs below the engine's own processes."""
+        return below(processes, self.roots())
+
+    def roots(self) -> list[int]:
+        """The parents of the containers, asked of the emulator at most every tenth of a second."""
+        if self._client is None or self.lost():
+            return []
+        seen, roots = self._seen
+        if time.monotonic() - seen > self.seen_s:
+            roots = self._parents.of(run["pid"] for run in self.runs() if run["pid"])
+            self._seen = (time.monotonic(), roots)
+        return roots
+
+    def stop(self) -> None:
+        """Let the emulator remove its containers; a killed one leaves that to its reaper."""
+        if self._emulator is not None and self._emulator.alive:
+            self._emulator.terminate(grace=END_S)

@@ -57,11 +57,14 @@ class EcsBackend(AwsBackend):
     faults: ClassVar[Mapping[str, Sequence[str]]] = {point: tuple(ways) for point, ways in WAYS.items()}
 
     def executor_settings(self) -> dict[str, str]:
-        """Cluster, task definition, container; a launch type, or the executor would describe the cluster first."""
+        """Cluster, task definition, container; a launch type, or the executor would describe the cluster first.
+
+        A network and a launch type of its own are what an account has.
+        """
         return {
             f"{SECTION}CONN_ID": "aws_default",
             f"{SECTION}CLUSTER": self.resources["cluster"],
             f"{SECTION}TASK_DEFINITION": self.resources["task_definition"],
             f"{SECTION}CONTAINER_NAME": self.resources["container_name"],
-            f"{SECTION}LAUNCH_TYPE": "FARGATE",
+            **(self.resources.get("more") or {f"{SECTION}LAUNCH_TYPE": "FARGATE"}),
         }

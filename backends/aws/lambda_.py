@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from executor_conformance.backends.aws import faults
-from executor_conformance.backends.aws.base import SEEN_S, AwsBackend, variants_of
+from executor_conformance.backends.aws.account import ExistingAccount
+from executor_conformance.backends.aws.base import AwsBackend, variants_of
+from executor_conformance.backends.aws.localstack.container import LocalStackContainer
+from executor_conformance.backends.aws.localstack.process import LocalStackProcess
 from executor_conformance.backends.emulation import Way
-from executor_conformance.harness.backend import Site
+from executor_conformance.harness.backend import EMULATOR, LOCALSTACK, Options, Site
 from executor_conformance.harness.processes import ProcessInfo
 
 SECTION = "AIRFLOW__AWS_LAMBDA_EXECUTOR__"
@@ -56,6 +59,7 @@ class LambdaBackend(AwsBackend):
     submission: ClassVar[str] = "Invoke"
     executor: ClassVar[str] = "airflow.providers.amazon.aws.executors.aws_lambda.lambda_executor.AwsLambdaExecutor"
     needs: ClassVar = (*AwsBackend.needs, "awslambdaric")
+    runner: ClassVar[str] = "the provider's handler under awslambdaric, in host processes"
     variants: ClassVar = variants_of("lambda", f"{SECTION}MAX_INVOKE_ATTEMPTS")
     ways: ClassVar = WAYS
     faults: ClassVar[Mapping[str, Sequence[str]]] = {point: tuple(ways) for point, ways in WAYS.items()}
@@ -64,10 +68,14 @@ class LambdaBackend(AwsBackend):
         super().__init__(site)
         self._idle: tuple[float, set[int]] = (0.0, set())
 
-    @property
-    def data_plane(self) -> str:
-        """The emulator's runner, with AWS's runtime client."""
-        return "the provider's handler under awslambdaric, in host processes"
+    @classmethod
+    def substrate_of(cls, options: Options) -> type[ExistingAccount] | type[LocalStackProcess] | None:
+        """At LocalStack too: a process of this host, or a container."""
+        if options.control_plane == EMULATOR:
+            return super().substrate_of(options)
+        if options.control_plane == LOCALSTACK and options.substrate == "process":
+            return LocalStackProcess
+        return LocalStackContainer
 
     def executor_settings(self) -> dict[str, str]:
         """The function and its two queues."""
@@ -84,8 +92,8 @@ class LambdaBackend(AwsBackend):
         if not found:
             return []
         seen, idle = self._idle
-        if time.monotonic() - seen > SEEN_S or not set(found) <= idle:
-            idle = set(self.client.idle_runtimes())
+        if time.monotonic() - seen > self.substrate.seen_s or not set(found) <= idle:
+            idle = self.substrate.idle()
             self._idle = (time.monotonic(), idle)
         return [pid for pid in found if pid not in idle]
 
@@ -96,17 +104,7 @@ class LambdaBackend(AwsBackend):
         """
         return [
             f"a message of {name} appears in {left:.1f} s ({kind})"
-            for name, queue in self.client.messages().items()
+            for name, queue in self.substrate.messages().items()
             for kind in ("delayed", "in_flight")
             for left in queue[kind]
         ]
-
-    def end_run(self, identity: str) -> None:
-        """An invocation cannot be stopped, only forgotten; its processes have been killed."""
-        self.client.vanish(identity)
-
-    def repair(self, thorough: bool) -> bool:
-        """Empty the queues too: the executor puts back for ever what it does not know."""
-        again = super().repair(thorough)
-        self.client.purge()
-        return again

@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _provider_handler() -> Path | None:
+def provider_handler() -> Path | None:
     """The provider's handler, found without importing anything of Airflow's."""
     # a dotted name would import its parents; 'airflow' alone does not, and 'airflow.providers' may be split
     spec = importlib.util.find_spec("airflow")
@@ -66,7 +66,7 @@ def _settings(arguments: argparse.Namespace) -> object:
     if handler is not None and not handler.is_file():
         raise UsageError(f"The handler {handler} is not a file.")
     if handler is None and "lambda" in services:
-        handler = _provider_handler()
+        handler = provider_handler()
     images = load_images(arguments.images) if arguments.images else {}
     try:
         arguments.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
