@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from executor_conformance.harness.case import Case
+from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.points import until_delivered_again, while_it_matters
 from executor_conformance.suites.marks import decides, ways
 from executor_conformance.suites.test_crash import DEATH, LIVENESS
@@ -73,7 +74,7 @@ def test_redelivery(case: Case, way: str, moment: str) -> None:
     case.needs_way("redelivery", way)
     callback = case.submit("hold", expect="terminal")
     entered = case.stop_at(callback, "enter")
-    case.reach(entered, "the start of the callable")
+    process = case.reach(entered, "the start of the callable")
     case.until_running_or_quiet(callback)
     case.env.backend.remember(callback.id)
     case.env.effects.breakpoints.remove(entered)  # the second delivery runs through
@@ -83,6 +84,8 @@ def test_redelivery(case: Case, way: str, moment: str) -> None:
     before = case.env.units()
     case.inject("redelivery", way, callback)
     until_delivered_again(case, callback, before)
+    if moment == "while-it-runs" and case.env.backend.on_this_host and process["pid"] not in case.env.processes():
+        raise BoundReached("The callable's time was over before the second delivery had come to its claim.")
     while_it_matters(case, callback)
     entered.release()
     case.settle()
