@@ -56,7 +56,8 @@ def strike(case: Case, boundary: Boundary, order: Sequence[Boundary], victim: st
         points = [each for each in (point, stop) if each]
         if victim == "supervisor":
             # An orphan gets no further than its next report before the row has settled, or it would be a race
-            points += [_point(case, callback, each, births) for each in later if each.kind == "callable"][:1]
+            next_report = [each for each in later if each.kind == "callable"][:1]
+            points += [_point(case, callback, each, births) for each in next_report]
         _reach(case, point, stop, boundary)
         killed = _kill(case, callback, boundary, victim, births)
     _whole(births)
