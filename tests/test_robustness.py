@@ -128,7 +128,8 @@ def test_emulator_or_server_that_is_killed(name: str, tmp_path: Path, tmp_path_f
     if missing := backend.missing(Options()):
         pytest.skip(missing)
     victim = {"local": "api-server", "kubernetes": "kubernetes"}[name]
-    env = Environment(backend, Options(), backend.variants[0], tmp_path_factory.mktemp("ended") / "env")
+    variant = backend.variants[-1]  # of Kubernetes, the one that takes callbacks
+    env = Environment(backend, Options(), variant, tmp_path_factory.mktemp("ended") / "env")
     env.start()
     try:
         process = next(process for process in env.supervisor.processes if victim in process.name)
