@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from executor_conformance.harness.channel import Channel, socket_address, socket_name
 from executor_conformance.harness.errors import BoundReached, HarnessError, SchedulerDied, UsageError
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.processes import is_alive
 
 if TYPE_CHECKING:
     from executor_conformance.harness.supervisor import ManagedProcess, Supervisor
 
 
 ASKING_S = 5.0
+LOOK_S = 0.5
+"""Seconds after which it is looked whether a scheduler that has not answered is alive."""
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What ends a process without a defect of its own: another process, or the kernel for want of memory."""
 
@@ -121,7 +126,7 @@ class SchedulerHandle:
         return int(self.executors[0]["parallelism"])
 
     def _call(self, op: str, timeout: float, **arguments: Any) -> dict[str, Any]:
-        answer = self._channel.call(op, timeout, **arguments)
+        answer = self._ask(op, timeout, arguments)
         if answer is None:
             status = self._zygote.status_of(self.pid)
             if status is not None and -status in FROM_OUTSIDE:
@@ -131,6 +136,20 @@ class SchedulerHandle:
         if "failed" in answer:
             raise HarnessError(f"The scheduler side could not do '{op}': {answer['failed']}")
         return answer
+
+    def _ask(self, op: str, timeout: float, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        """The answer; None if the process has ended, also where what it forked still has its end of the channel."""
+        end = time.monotonic() + timeout
+        try:
+            self._channel.send({"op": op, **arguments})
+        except OSError:
+            return None
+        while (left := end - time.monotonic()) > 0:
+            with contextlib.suppress(BoundReached):
+                return self._channel.receive(min(left, LOOK_S))
+            if not is_alive(self.pid):
+                return None
+        raise BoundReached(f"The answer to '{op}' did not come within {timeout:g} s.")
 
     def step(self, **arguments: Any) -> dict[str, Any]:
         """One turn of the scheduler loop: ``events``, ``workloads``, ``slots``, ``error``.
