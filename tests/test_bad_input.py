@@ -61,6 +61,15 @@ def test_bad_option_is_refused_in_one_sentence(tmp_path: Path, arguments: list[s
     assert result.returncode == 2
 
 
+def test_an_executor_of_the_current_folder_is_refused(tmp_path: Path) -> None:
+    """Airflow's own processes start elsewhere and would not find it."""
+    (tmp_path / "lies_here.py").write_text("class Executor: ...\n", "utf-8")
+    result = run_pytest(tmp_path, "--conformance-backend", "local", "--conformance-executor", "lies_here.Executor")
+    assert "The executor lies_here.Executor does not import" in sentence(result)
+    assert "PYTHONPATH" in sentence(result)
+    assert result.returncode == 2
+
+
 def test_broken_expectations_file_is_refused(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("[[expected]\nsubject = 1", "utf-8")

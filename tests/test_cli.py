@@ -264,6 +264,7 @@ def run_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_run_refuses_what_no_case_is_like() -> None:
     assert "did you mean run.success" in one_line(invoke("run", "--case", "run.sucess"))
+    assert "did you mean run.success" in one_line(invoke("run", "--case", "run.success", "--case", "run.sucess"))
 
 
 @pytest.mark.parametrize("arguments", [["--level", "high"], ["-n", "0"], ["--substrate", "moon"], ["--odd"]])
