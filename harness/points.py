@@ -82,10 +82,18 @@ def until_task(case: Case, run: Run, task_id: str, condition: Callable[[], Any],
         case.pause()
 
 
-def while_it_matters(case: Case, callback: Callback) -> None:
-    """Go on until the row has ended by what was just done to it, or for two quiet windows if it does not."""
-    until = time.monotonic() + 2 * LIMITS.quiet_window
-    while case.state(callback) not in TERMINAL and time.monotonic() < until:
+def while_it_matters(case: Case, callback: Callback, before: Collection[int]) -> None:
+    """Go on until the row has ended by a second delivery, or for two quiet windows after its worker, if it does not.
+
+    :param before: pids that were at work before the second delivery.
+    """
+    began = since = time.monotonic()
+    while case.state(callback) not in TERMINAL:
+        now = time.monotonic()
+        if set(case.env.units()) - set(before):
+            since = now
+        if now - since > 2 * LIMITS.quiet_window or now - began > 2 * LIMITS.second_delivery:
+            return
         case.pump()
         case.pause()
 

@@ -86,7 +86,7 @@ def test_redelivery(case: Case, way: str, moment: str) -> None:
     until_delivered_again(case, callback, before)
     if moment == "while-it-runs" and case.env.backend.on_this_host and process["pid"] not in case.env.processes():
         raise BoundReached("The callable's time was over before the second delivery had come to its claim.")
-    while_it_matters(case, callback)
+    while_it_matters(case, callback, before)
     entered.release()
     case.settle()
     case.heal()
