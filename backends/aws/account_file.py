@@ -38,7 +38,7 @@ OPTIONAL: dict[str, dict[str, type]] = {
     "batch": {"image": str},
     "lambda": {"image": str},
 }
-_TOP: dict[str, type | tuple[type, ...]] = {
+_TOP: dict[str, Any] = {
     "account": str,
     "region": str,
     "profile": str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from executor_conformance.backends.aws.account import START_S, ExistingAccount
@@ -120,7 +121,7 @@ class EcsAccount(ExistingAccount):
 
     def _seen(self, task: dict[str, Any]) -> dict[str, Any]:
         name = self.file.settings["container_name"]
-        worker = next((one for one in task["containers"] if one["name"] == name), {})
+        worker: dict[str, Any] = next((one for one in task["containers"] if one["name"] == name), {})
         reasons = [str(one) for one in (task.get("stoppedReason"), worker.get("reason")) if one]
         return {
             "status": task["lastStatus"],
@@ -243,7 +244,7 @@ class LambdaAccount(ExistingAccount):
         for kind in ("results", "dead-letters"):
             name = f"{self.name}-{kind}"
             url = self.ask("create a queue", sqs.create_queue, QueueName=name)["QueueUrl"]
-            self.made(f"the queue {name}", lambda url=url: sqs.delete_queue(QueueUrl=url))
+            self.made(f"the queue {name}", partial(sqs.delete_queue, QueueUrl=url))
             urls.append(url)
         return {"function_name": self.name, "queue_url": urls[0], "dead_letter_queue_url": urls[1]}
 

@@ -12,7 +12,7 @@ import urllib.request
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from executor_conformance import backends, harness
 from executor_conformance.backends.aws.emulator.__main__ import provider_handler
@@ -42,7 +42,7 @@ class LocalStackProcess(AwsSubstrate):
 
     on_this_host = True
     victims = frozenset({"child", "supervisor", "unit"})
-    ways: ClassVar = {"stopped": ("killed",)}
+    ways = {"stopped": ("killed",)}
     seen_s = 0.1
 
     def __init__(self, site: Site, ways: Mapping[str, Mapping[str, Way]]) -> None:
