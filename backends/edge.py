@@ -75,7 +75,7 @@ class EdgeBackend(Backend):
             "AIRFLOW__EDGE__API_URL": f"{self.site.recorders['edge'].url}/edge_worker/v1/rpcapi",
             "AIRFLOW__EDGE__JOB_POLL_INTERVAL": str(POLL_S),
             "AIRFLOW__EDGE__HEARTBEAT_INTERVAL": "5",
-            "AIRFLOW__EDGE__API_RETRIES": "3",
+            "AIRFLOW__EDGE__API_RETRIES": "10",
             "AIRFLOW__EDGE__API_RETRY_WAIT_MIN": "0.1",
             "AIRFLOW__EDGE__API_RETRY_WAIT_MAX": "0.4",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(ORPHANED_AFTER_S),

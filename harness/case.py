@@ -296,9 +296,9 @@ class Case:
         for _ in range(2):
             self.pump()
 
-    def linger(self) -> None:
-        """Go on for one quiet window: time for what must not happen."""
-        until = time.monotonic() + LIMITS.quiet_window
+    def linger(self, windows: float = 1) -> None:
+        """Go on for some quiet windows: time for what must not happen."""
+        until = time.monotonic() + windows * LIMITS.quiet_window
         while time.monotonic() < until:
             self.pump()
             self.pause()

@@ -196,7 +196,7 @@ def test_partition_while_it_runs(case: Case) -> None:
     case.reach(entered, "the start of the callable")
     case.until_running_or_quiet(callback)
     part(case)
-    case.linger()
+    case.linger()  # shorter than the retries of a worker that asks for work meanwhile
     join(case)
     entered.release()
     case.settle()
@@ -215,7 +215,7 @@ def test_partition_at_its_end(case: Case, outlasts: str) -> None:
     entered.release()
     until_returned(case, callback, process["pid"])
     if outlasts == "the-retries":
-        case.linger()  # a worker's retries take less than a second here
+        case.linger(windows=3)  # a worker's retries, of logs and of its result, take up to 3 s here
     join(case)
     case.settle()
     case.follow_up()
