@@ -245,4 +245,6 @@ def test_a_worker_gets_settings_and_no_secret(tmp_path: Path) -> None:
 
 
 def test_what_is_missing() -> None:
-    assert "process" in (EcsBackend.missing(Options(substrate="docker")) or "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+        assert "No docker engine answers" in (EcsBackend.missing(Options(substrate="docker")) or "")

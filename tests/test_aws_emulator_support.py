@@ -187,7 +187,7 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
 def test_it_imports_no_airflow_and_nothing_of_the_suites() -> None:
     code = (
         "import sys; from executor_conformance.backends.aws.emulator import server, __main__, process_runner;"
-        "assert __main__._provider_handler() is not None;"
+        "assert __main__.provider_handler() is not None;"
         "print([m for m in sys.modules if m.split('.')[0] in ('airflow', 'pytest')"
         " or m.startswith('executor_conformance.suites')])"
     )

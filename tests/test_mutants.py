@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from executor_conformance.backends.celery.backend import CeleryBackend
 from executor_conformance.backends.kubernetes.backend import KubernetesBackend
 from executor_conformance.backends.local import LocalBackend
 from executor_conformance.harness.backend import Backend, Options, Variant
@@ -24,6 +25,7 @@ from tests.mutants.table import CASES, MUTANTS, Mutant, case_id
 LINE = ".".join(version("apache-airflow-core").split(".")[:2])
 PLACES: dict[str, tuple[type[Backend], Variant]] = {
     "local": (LocalBackend, LocalBackend.variants[0]),
+    "celery": (CeleryBackend, CeleryBackend.variants[0]),
     "kubernetes": (KubernetesBackend, KubernetesBackend.variants[-1]),
 }
 ROOT = Path(__file__).parent.parent

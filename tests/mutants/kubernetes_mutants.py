@@ -52,6 +52,13 @@ class WaitsForEverForAnAnswer(KubernetesCallbackExecutor):
         self.kube_config.kube_client_request_args = {}
 
 
+class SaysNotWhatDied(KubernetesCallbackExecutor):
+    """CRASH-7: an event without a cause."""
+
+    def _conclude(self, key: Any, state: Any, why: str | None = None, keep_pod: bool = False) -> None:
+        super()._conclude(key, state, None, keep_pod)
+
+
 class _PodsWithoutTaskAnnotations(reference.CallbackPodScheduler):
     def _build_pod_request(self, next_job: Any) -> Any:
         pod = super()._build_pod_request(next_job)

@@ -12,6 +12,7 @@ from airflow.executors.workloads import ExecuteCallback, ExecuteTask
 from airflow.models.callback import CallbackKey
 from airflow.utils.state import CallbackState
 from local_base import TERMINAL, Mended, Mutant, call, put_before
+from sqlalchemy import delete
 
 # ------------------------------------------------------------------------------------------- what it hands on
 
@@ -208,6 +209,28 @@ class LosesTasksAfterAFailure(Mutant):
     def queue_workload(self, workload: Any, session: Any) -> None:
         if not (self._failed and isinstance(workload, ExecuteTask)):
             super().queue_workload(workload, session)
+
+
+class FailsOneOfMany(Mutant):
+    """RUN-9."""
+
+    _ended = 0
+
+    def altered(self, key: Any, state: Any) -> Any:
+        if not isinstance(key, CallbackKey) or state != CallbackState.SUCCESS:
+            return state
+        self._ended += 1
+        return CallbackState.FAILED if self._ended == 50 else state
+
+
+class ForgetsTheStateOfATriedTask(Mutant):
+    """TASK-2."""
+
+    def queue_workload(self, workload: Any, session: Any) -> None:
+        if isinstance(workload, ExecuteTask) and workload.ti.try_number > 1:
+            store = import_module("airflow.models.task_state_store").TaskStateStoreModel
+            session.execute(delete(store).where(store.run_id == workload.ti.run_id))
+        super().queue_workload(workload, session)
 
 
 class TellsNoCause(Mended):
