@@ -99,8 +99,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
 @pytest.mark.parametrize(
     ("executor", "case", "broken"),
     [
-        (FIRST, "killed", {"CRASH-1", "CRASH-5"}),
-        (MENDED, "killed", set()),
+        (FIRST, "worker-killed", {"CRASH-1", "CRASH-5"}),
+        (MENDED, "worker-killed", set()),
         (MENDED, "control", set()),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
