@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from emulation import BOUND_S, callback, cpu_s, emulator
-from executor_conformance.harness.backend import Options
+from emulation import BOUND_S, callback, conclude, cpu_s, emulator, environment
 from executor_conformance.harness.case import Case
 from executor_conformance.harness.environment import Environment
 from executor_conformance.harness.errors import HarnessError
@@ -103,17 +102,11 @@ def main() -> int:
         figures.add("tasks started, run and described", rates, "/s")
         figures.add("cpu of the emulator per task", [used], "ms")
         backend = choose_backends(options.service)[options.service]
-        env = Environment(backend, Options(), backend.variants[0], Path(name) / "environment")
-        env.start()
-        try:
+        with environment(backend, backend.variants[0], Path(name) / "environment") as env:
             ratios = [callback(env) for _ in range(1 + options.callbacks)][1:]
             figures.add("callback: submit to terminal row / bare worker", ratios, "x", 1.2)
             figures.add(f"{options.at_once} callbacks at once, each", [many(env, options.at_once)], "s")
-        finally:
-            env.stop()
-    fine = figures.show()
-    print((__doc__ or "").partition("\n\n")[2])
-    return 0 if fine else 1
+    return conclude(figures, __doc__)
 
 
 if __name__ == "__main__":

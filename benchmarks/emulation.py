@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from executor_conformance.harness.backend import Backend, Options, Variant
 from executor_conformance.harness.case import Case
 from executor_conformance.harness.environment import Environment
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.history import History
+from figures import Figures
 
 BOUND_S = 60.0
 
@@ -38,6 +40,24 @@ def emulator(module: str, folder: Path, images: dict[str, Any], *more: str) -> I
     finally:
         process.terminate()
         process.wait(10)
+
+
+@contextlib.contextmanager
+def environment(backend: type[Backend], variant: Variant, folder: Path) -> Iterator[Environment]:
+    """A running environment of this variant."""
+    env = Environment(backend, Options(), variant, folder)
+    env.start()
+    try:
+        yield env
+    finally:
+        env.stop()
+
+
+def conclude(figures: Figures, explanation: str | None) -> int:
+    """Print the figures and what they mean, which follows the first line of ``explanation``; the exit code."""
+    fine = figures.show()
+    print((explanation or "").partition("\n\n")[2])
+    return 0 if fine else 1
 
 
 def cpu_s(process: psutil.Process) -> float:

@@ -24,9 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psutil
-from emulation import BOUND_S, callback, cpu_s, emulator
-from executor_conformance.harness.backend import Options
-from executor_conformance.harness.environment import Environment
+from emulation import BOUND_S, callback, conclude, cpu_s, emulator, environment
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.session import choose_backends
 from figures import Figures
@@ -113,16 +111,10 @@ def main() -> int:
         figures.add("cpu of the emulator per pod", [used], "ms", 10)
         figures.add("memory of the emulator, 200 pods", [memory], "MB", 100)
         backend = choose_backends("kubernetes")["kubernetes"]
-        env = Environment(backend, Options(), backend.variants[-1], Path(name) / "environment")
-        env.start()
-        try:
+        with environment(backend, backend.variants[-1], Path(name) / "environment") as env:
             ratios = [callback(env) for _ in range(1 + options.callbacks)][1:]
             figures.add("callback: submit to terminal row / bare worker", ratios, "x", 1.2)
-        finally:
-            env.stop()
-    fine = figures.show()
-    print((__doc__ or "").partition("\n\n")[2])
-    return 0 if fine else 1
+    return conclude(figures, __doc__)
 
 
 if __name__ == "__main__":

@@ -266,12 +266,7 @@ class Case:
         watch = RestWatch(self, self.callbacks)
         while not hit():
             self.pump()
-            rest = watch.at_rest()
-            if rest or watch.expired(self.env.settle_s):
-                if rest:
-                    self.env.sink("rest", **watch.proof())
-                else:
-                    self.env.sink("bound", waiting_for=reason, limit_s=self.env.settle_s, **watch.given_up())
+            if watch.over(reason, self.env.settle_s):
                 states = {callback.probe: self.state(callback) for callback in self.callbacks}
                 raise BoundReached(f"{reason} was not reached; the rows are {states}.")
             self.pause()
@@ -359,7 +354,7 @@ class Case:
                 self.env.sink("rest", **watch.proof())
                 return
             if watch.expired(limit):
-                self.env.sink("bound", waiting_for="rest", limit_s=limit, **watch.given_up())
+                watch.give_up("rest", limit)
                 self.disturbed = True
                 return
             self.pause()
@@ -418,7 +413,7 @@ class Case:
         while self.task_state(run, task_id) not in ended or watch.live() or self.holds_task(run):
             self.pump()
             if watch.at_rest() or watch.expired(self.env.settle_s):
-                self.env.sink("bound", waiting_for=f"task {dag_id}.{task_id}", **watch.given_up())
+                watch.give_up(f"task {dag_id}.{task_id}", self.env.settle_s)
                 break
             self.pause()
         self.scheduling = False

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from executor_conformance.harness.case import Callback, Case, Run
 
 
+LIVENESS = ("CRASH-1", "CRASH-2", "CRASH-3", "CRASH-4", "CRASH-5", "CRASH-6", "CRASH-8", "CRASH-9")
+"""The clauses that are decided wherever a worker is disturbed."""
+
+
 def lose_report(case: Case, callback: Callback) -> None:
     """Let core take the callback's terminal event, SIGKILL the scheduler before it writes, and start another.
 
@@ -22,9 +26,7 @@ def lose_report(case: Case, callback: Callback) -> None:
     """
     watch = RestWatch(case, [callback])
     while not case.env.pump(scheduling=case.scheduling, stop_at_drain=callback.id):
-        rest = watch.at_rest()
-        if rest or watch.expired(case.env.settle_s):
-            case.env.sink("rest" if rest else "bound", waiting_for="a report", limit_s=LIMITS.settle, **watch.proof())
+        if watch.over("a report", case.env.settle_s):
             raise BoundReached(f"The executor reported no end of the callback; its row is {case.state(callback)}.")
         case.pause()
     case.env.sink("note", what="report drained", callback=callback.id, state=case.state(callback))
@@ -77,7 +79,7 @@ def until_task(case: Case, run: Run, task_id: str, condition: Callable[[], Any],
         case.pump()
         watch.at_rest()  # so that it sees what moves
         if watch.expired(case.env.settle_s):
-            case.env.sink("bound", waiting_for=reason, limit_s=case.env.settle_s, **watch.proof())
+            watch.give_up(reason, case.env.settle_s)
             raise BoundReached(f"{reason}: not within {case.env.settle_s:g} s.")
         case.pause()
 

@@ -32,7 +32,8 @@ class Progress:
     def __init__(self) -> None:
         self._since = time.monotonic()
         self._used: dict[int, int] = {}
-        self._working = False
+        self.working = False
+        """Whether they worked in the last whole window."""
 
     def look(self, processes: Mapping[int, ProcessInfo], units: Iterable[int]) -> bool:
         """To be asked at each step; True once per window in which the units have worked."""
@@ -44,10 +45,5 @@ class Progress:
         spent = sum(ticks - self._used.get(pid, 0) for pid, ticks in used.items()) / _TICKS
         first, lasted = not self._used, now - self._since
         self._since, self._used = now, used
-        self._working = not first and spent >= WORKING * lasted
-        return self._working
-
-    @property
-    def working(self) -> bool:
-        """Whether they worked in the last whole window."""
-        return self._working
+        self.working = not first and spent >= WORKING * lasted
+        return self.working

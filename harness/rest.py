@@ -121,6 +121,17 @@ class RestWatch:
             "quiet_steps": self.case.env.steps - self._steps,
         }
 
-    def given_up(self) -> dict[str, Any]:
-        """The proof at a bound, and whether workers still worked then on a machine that had no CPU left for them."""
-        return {**self.proof(), "starved": bool(self._alive) and self._progress.working and overloaded()}
+    def over(self, waiting_for: str, limit: float) -> bool:
+        """To be asked once per step: whether all is at rest, or has expired; then the proof is in the history."""
+        if self.at_rest():
+            self.case.env.sink("rest", waiting_for=waiting_for, **self.proof())
+            return True
+        if self.expired(limit):
+            self.give_up(waiting_for, limit)
+            return True
+        return False
+
+    def give_up(self, waiting_for: str, limit: float) -> None:
+        """Record a bound of ``limit`` seconds, and whether workers still worked then, on a machine without CPU left."""
+        starved = bool(self._alive) and self._progress.working and overloaded()
+        self.case.env.sink("bound", waiting_for=waiting_for, limit_s=limit, **self.proof(), starved=starved)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 from executor_conformance.harness.case import Callback, Case, NotApplicable
-from executor_conformance.harness.points import join, lose_report, part, until_returned
+from executor_conformance.harness.points import LIVENESS, join, lose_report, part, until_returned
 from executor_conformance.harness.rules import Answer, DropResponse, Hold, HoldResponse, WireRule
 from executor_conformance.suites.marks import decides
 
-LIVENESS = ("CRASH-1", "CRASH-2", "CRASH-3", "CRASH-4", "CRASH-5", "CRASH-6", "CRASH-8", "CRASH-9")
 DEATH = (*LIVENESS, "CRASH-7")
 
 

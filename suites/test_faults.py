@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from executor_conformance.harness.case import Case
 from executor_conformance.harness.errors import BoundReached
-from executor_conformance.harness.points import until_delivered_again, while_it_matters
+from executor_conformance.harness.points import LIVENESS, until_delivered_again, while_it_matters
 from executor_conformance.suites.marks import decides, ways
-from executor_conformance.suites.test_crash import DEATH, LIVENESS
+from executor_conformance.suites.test_crash import DEATH
 
 
 def _under(case: Case, point: str, way: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from executor_conformance.harness.points import LIVENESS
 from executor_conformance.suites.marks import decides
-from executor_conformance.suites.test_crash import LIVENESS
 
 if TYPE_CHECKING:
     from executor_conformance.harness.case import Case

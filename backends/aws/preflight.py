@@ -8,15 +8,14 @@ collects the cases never imports boto3.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from executor_conformance.backends.aws.account_file import AccountFile, load
-from executor_conformance.harness.errors import HarnessError, UsageError
+from executor_conformance.backends.commands import look_beside
+from executor_conformance.harness.errors import EnvironmentUnavailable, UsageError
 
 PREFIX = "executor-conformance-"
 """All that a run makes has a name of this, the time in seconds since 1970, and something random."""
@@ -65,22 +64,9 @@ def check(file: AccountFile, service: str) -> str | None:
     :raises UsageError: the account is another one, or what the file names is not there; a sentence for each.
     """
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", __name__, file.path, service],
-            capture_output=True,
-            text=True,
-            timeout=PROCESS_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"{file.place} could not be looked at within {PROCESS_SECONDS} s"
-    try:
-        found = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise HarnessError(f"The look at {file.place} failed: {last[:300]}.") from None
-    for sentence in found["leftovers"]:
-        warnings.warn(sentence, stacklevel=2)
+        found = look_beside(__name__, file.place, PROCESS_SECONDS, file.path, service)
+    except EnvironmentUnavailable as error:
+        return str(error)
     if found["wrong"]:
         raise UsageError(" ".join(found["wrong"]))
     return found["unavailable"]

@@ -9,12 +9,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from executor_conformance.backends.commands import CommandFailed, run
 from executor_conformance.backends.kubernetes.cluster import ExistingCluster
 from executor_conformance.harness.backend import Options, Site
 from executor_conformance.harness.errors import HarnessError, UsageError
@@ -26,30 +26,6 @@ QUERY_S, CREATE_S, BUILD_S, LOAD_S = 20, 300, 1800, 600
 REQUIRED = ("apache-airflow-core", "apache-airflow-task-sdk", "apache-airflow-providers-standard")
 """What a worker needs of Airflow."""
 PACKAGE = "executor_conformance"
-
-
-class CommandFailed(HarnessError):
-    """A command of kind or docker failed."""
-
-
-def run(argv: Sequence[str], seconds: float, cwd: Path | None = None) -> str:
-    """The output of a command.
-
-    :raises CommandFailed: it is not there, fails, or does not end within ``seconds``.
-    """
-    what = " ".join(argv[:3])
-    try:
-        done = subprocess.run(
-            argv, cwd=cwd, capture_output=True, text=True, timeout=seconds, check=False, stdin=subprocess.DEVNULL
-        )
-    except subprocess.TimeoutExpired:
-        raise CommandFailed(f"'{what}' did not end within {seconds:g} s.") from None
-    except OSError as error:
-        raise CommandFailed(f"'{what}' cannot be run: {error.strerror}.") from None
-    if done.returncode:
-        said = [line for line in (done.stderr or done.stdout).strip().splitlines() if line.strip()]
-        raise CommandFailed(f"'{what}' failed: {(said or ['no message'])[-1].strip()[:300].rstrip('.')}.")
-    return done.stdout
 
 
 class KindCluster(ExistingCluster):

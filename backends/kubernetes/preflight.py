@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
-from executor_conformance.harness.errors import HarnessError, UsageError
+from executor_conformance.backends.commands import look_beside
+from executor_conformance.harness.errors import EnvironmentUnavailable, UsageError
 
 MANAGED = "app.kubernetes.io/managed-by"
 NAME = "executor-conformance"
@@ -45,22 +44,10 @@ def check(kubeconfig: str) -> str | None:
             f"The kubeconfig {kubeconfig} cannot be read ({error.strerror}); correct --conformance-kubeconfig."
         ) from None
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", __name__, kubeconfig],
-            capture_output=True,
-            text=True,
-            timeout=PROCESS_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"the cluster of the kubeconfig {kubeconfig} could not be looked at within {PROCESS_SECONDS} s"
-    try:
-        found = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise HarnessError(f"The look at the cluster of {kubeconfig} failed: {last[:300]}.") from None
-    for sentence in found["leftovers"]:
-        warnings.warn(sentence, stacklevel=2)
+        place = f"the cluster of the kubeconfig {kubeconfig}"
+        found = look_beside(__name__, place, PROCESS_SECONDS, kubeconfig)
+    except EnvironmentUnavailable as error:
+        return str(error)
     if found["error"] and found["usage"]:
         raise UsageError(found["error"])
     return found["error"]

@@ -109,6 +109,6 @@ def _until_over(case: Case, runs: list[tuple[Run, str]]) -> None:
         case.pump()
         if watch.at_rest() or watch.expired(case.env.settle_s):
             waiting = ", ".join(f"task {task} of {run.run_id}" for run, task in on)
-            case.env.sink("bound", waiting_for=waiting, **watch.proof())
+            watch.give_up(waiting, case.env.settle_s)
             return
         case.pause()

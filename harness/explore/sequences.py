@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from executor_conformance.harness.points import LIVENESS
+
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 MOST_ROUNDS = 4
-LIVENESS = ("CRASH-1", "CRASH-2", "CRASH-3", "CRASH-4", "CRASH-5", "CRASH-6", "CRASH-8", "CRASH-9")
 CLAUSES = (*LIVENESS, "FAIL-1", "FAIL-2", "RUN-1", "RUN-6")
 """What is decided over each sequence, beside the invariants."""
 AWAY = "api-away"

@@ -178,9 +178,7 @@ def _reach(case: Case, point: _Point, stop: _Point | None, boundary: Boundary) -
             stop.release_request(())
             stop.release()
             stop = None
-        rest = watch.at_rest()
-        if rest or watch.expired(LIMITS.settle):
-            case.env.sink("rest" if rest else "bound", waiting_for=boundary.name, **watch.proof())
+        if watch.over(boundary.name, LIMITS.settle):
             states = ", ".join(str(case.state(callback)).upper() for callback in case.callbacks)
             raise NotReached(f"'{boundary.name}' did not occur in this run, whose row ended {states}")
         if stop is None or not stop.reached():

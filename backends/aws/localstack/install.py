@@ -10,6 +10,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+from executor_conformance.backends.commands import CommandFailed, run
 from executor_conformance.harness.errors import EnvironmentUnavailable
 from filelock import FileLock, Timeout
 
@@ -103,14 +104,7 @@ def _run(argv: list[str]) -> None:
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     what = f"LocalStack {VERSION} cannot be installed"
     try:
-        done = subprocess.run(
-            argv, capture_output=True, text=True, timeout=INSTALL_S, check=False, env=env, stdin=subprocess.DEVNULL
-        )
-    except subprocess.TimeoutExpired:
-        raise EnvironmentUnavailable(f"{what}: '{' '.join(argv[:3])}' did not end within {INSTALL_S} s") from None
-    except OSError as error:
-        raise EnvironmentUnavailable(f"{what}: '{argv[0]}' cannot be run ({error.strerror})") from None
-    if done.returncode:
-        said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        telling = next((line for line in said if "error" in line.lower() or "No solution" in line), "no message")
-        raise EnvironmentUnavailable(f"{what}: {telling[:300].rstrip('.')}")
+        run(argv, INSTALL_S, env=env)
+    except CommandFailed as error:
+        telling = next((line for line in error.said if "error" in line.lower() or "No solution" in line), str(error))
+        raise EnvironmentUnavailable(f"{what}: {telling[:300].rstrip('.')}") from None
