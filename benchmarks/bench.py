@@ -11,18 +11,18 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
+from executor_conformance.harness.api_server import ApiServer
 from executor_conformance.harness.backend import Options
 from executor_conformance.harness.case import CALLABLES, Case
-from executor_conformance.harness.environment import PARALLELISM, Environment, free_port
+from executor_conformance.harness.environment import Environment
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.history import History
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.session import choose_backends
+from executor_conformance.harness.settings import PARALLELISM
 from figures import Figures
 
 MEANING = """
@@ -44,17 +44,12 @@ WARMING = 3 * PARALLELISM
 
 def start_alone(env: Environment) -> float:
     """Seconds in which the API server starts by itself."""
-    port = free_port()
+    server = ApiServer(env.backend.api_apps)
     began = time.monotonic()
-    server = env._start_api_server(port)
+    server.start(env.supervisor, env.site.env, env.folder)
     try:
-        while server.alive and time.monotonic() - began < LIMITS.api_server_start:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/execution/health", timeout=5):
-                    return time.monotonic() - began
-            except (OSError, urllib.error.URLError):
-                time.sleep(0.05)
-        raise HarnessError(f"The API server did not start: {server.log_tail(5)}")
+        server.wait_ready()
+        return time.monotonic() - began
     finally:
         server.kill_tree()
 

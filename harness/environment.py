@@ -6,20 +6,15 @@ It starts once and serves many cases. What happens in it goes into the history o
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import secrets
 import shutil
-import socket
 import sys
 import threading
 import time
-import urllib.request
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import psutil
+from executor_conformance.harness.api_server import ApiServer
 from executor_conformance.harness.backend import Backend, Options, Site, Variant, local_worker_units
 from executor_conformance.harness.channel import Channel
 from executor_conformance.harness.database import make_database
@@ -32,31 +27,9 @@ from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import ProcessInfo, ProcessWatcher, kill_frozen
 from executor_conformance.harness.rules import keyed_fingerprint
 from executor_conformance.harness.scheduler import SchedulerHandle, Zygote
+from executor_conformance.harness.settings import base_environ
 from executor_conformance.harness.supervisor import ManagedProcess, Supervisor
 from executor_conformance.harness.wire import WireRecorder
-
-PARALLELISM = 3
-"""``[core] parallelism`` of every environment: small, so that a full executor is cheap to make."""
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on, below those that the kernel gives to whoever asks for any port.
-
-    A server binds it seconds later: until then it must neither become another server's nor a client's.
-    """
-    for _ in range(100):
-        port = 20000 + secrets.randbelow(12000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise HarnessError("No port between 20000 and 32000 is free on the loopback interface.")
-
-
-def bytecode_cache() -> str:
-    """Where Airflow's byte code is kept between runs; without it each process compiles what it imports."""
-    from platformdirs import user_cache_dir
-
-    return str(Path(user_cache_dir("airflow-executor-conformance")) / "bytecode")
 
 
 class Environment:
@@ -132,7 +105,7 @@ class Environment:
 
     def _start(self) -> None:
         began = time.monotonic()
-        base = self._base_env()
+        base = base_environ(self.folder, self.executor, self.backend.callable_timeout_s, self._fingerprint_key)
         self.database = make_database(
             self.options.database, self.folder / "database", base, spawn=self.supervisor.spawn
         )
@@ -141,8 +114,8 @@ class Environment:
         self.journal.install()
         self.site.journal = self.journal
         self.timings["database_s"] = round(time.monotonic() - began, 2)
-        port = free_port()
-        self.server_url = f"http://127.0.0.1:{port}"
+        self.api_server = ApiServer(self.backend.api_apps)
+        self.server_url = self.api_server.url
         host = self.backend.api_host()
         if host:
             base["NO_PROXY"] += f",{host}"
@@ -163,120 +136,24 @@ class Environment:
             "EXECUTOR_CONFORMANCE_EFFECTS_URL": self.effects.worker_url,
         }
         self.site.env = {**base, **self.backend.config()}
-        self.api_server = self._start_api_server(port)
+        self.api_server.start(self.supervisor, self.site.env, self.folder)
         self.zygote = Zygote(self.supervisor, self.folder, self.site.env)
         self.backend.start()
         self.zygote.wait_ready()
         self.airflow_version = self.zygote.airflow_version
         self.start_scheduler(seed=True)
         self.timings["scheduler_s"] = round(time.monotonic() - began, 2)
-        self._wait_api_server()
+        self.api_server.wait_ready()
         self.timings["api_server_s"] = round(time.monotonic() - began, 2)
         self.edition = edition_of(self.server_url)
         self.backend.wait_ready()
         self.timings["worker_s"] = round(time.monotonic() - began, 2)
         self.journal.install()  # tables that a component made at its start
 
-    def _base_env(self) -> dict[str, str]:
-        kept = (
-            "PATH",
-            "LANG",
-            "LC_ALL",
-            "HOME",
-            "USER",
-            "VIRTUAL_ENV",
-            "PYTHONPATH",
-            "LD_LIBRARY_PATH",
-            "TZ",
-        )
-        env = {name: os.environ[name] for name in kept if name in os.environ}
-        if path := env.get("PYTHONPATH"):  # Airflow's processes start in other folders
-            env["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in path.split(os.pathsep) if entry)
-        bundle = self.folder / "bundle"
-        bundle.mkdir(exist_ok=True)
-        source = resources.files("executor_conformance.suites") / "bundle" / "conformance_dag.py"
-        (bundle / "conformance_dag.py").write_text(source.read_text("utf-8"), "utf-8")
-        temporary = self.folder / "tmp"
-        temporary.mkdir(exist_ok=True)
-        bundles = [
-            {
-                "name": "conformance",
-                "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
-                "kwargs": {"path": str(bundle)},
-            }
-        ]
-        return env | {
-            "TMPDIR": str(temporary),
-            "PYTHONPYCACHEPREFIX": bytecode_cache(),
-            "PYTHONUNBUFFERED": "1",
-            "NO_PROXY": "127.0.0.1,localhost",
-            "AIRFLOW_HOME": str(self.folder / "home"),
-            "AIRFLOW__CORE__EXECUTOR": self.executor,
-            "AIRFLOW__CORE__PARALLELISM": str(PARALLELISM),
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__CORE__DAGS_FOLDER": str(bundle),
-            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-            "AIRFLOW__CORE__FERNET_KEY": "",
-            "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundles),
-            "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "0",
-            "AIRFLOW__API__SECRET_KEY": secrets.token_urlsafe(32),
-            "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(48),
-            "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(self.folder / "task-logs"),
-            "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
-            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.05",
-            "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
-            # A supervisor waits one heartbeat interval when its child's sockets close late
-            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
-            "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "3",
-            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",  # a held request must not time out while it is held
-            "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MIN": "0.1",
-            "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "0.4",
-            "AIRFLOW__CALLBACKS__CALLBACK_EXECUTION_TIMEOUT": str(self.backend.callable_timeout_s),
-            "AIRFLOW__TRACES__OTEL_ON": "False",
-            "EXECUTOR_CONFORMANCE_FINGERPRINT_KEY": self._fingerprint_key,
-            "EXECUTOR_CONFORMANCE_PRELOAD": self.executor.rpartition(".")[0],
-            "EXECUTOR_CONFORMANCE_SUBJECT": self.executor,
-        }
-
-    def _start_api_server(self, port: int) -> ManagedProcess:
-        argv = [sys.executable, "-m", "airflow", "api-server", "--host", "127.0.0.1", "--port", str(port)]
-        argv += ["--apps", self.backend.api_apps, "--workers", "1"]
-        env = self.site.env | {"EXECUTOR_CONFORMANCE_ROLE": "api-server"}
-        return self.supervisor.spawn("api-server", argv, env, self.folder)
-
-    def _wait_api_server(self) -> None:
-        deadline = time.monotonic() + LIMITS.api_server_start
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.server_url}/execution/health", timeout=5).close()
-                if self._listens():
-                    return
-            except OSError:
-                pass  # not listening yet
-            if not self.api_server.alive:
-                if "address already in use" in self.api_server.log_tail(40).lower():
-                    raise HarnessError(
-                        f"Another program took the port {self.server_url.rpartition(':')[2]} before the API server "
-                        "could; run again."
-                    )
-                raise HarnessError(f"The API server ended at its start: {self.api_server.log_tail(5)}")
-            if time.monotonic() > deadline:
-                raise BoundReached(f"The API server was not ready within {LIMITS.api_server_start:g} s.")
-            time.sleep(0.05)
-
-    def _listens(self) -> bool:
-        """Whether it is our API server that has the port, and not that of another run."""
-        port = int(self.server_url.rpartition(":")[2])
-        try:
-            sockets = psutil.Process(self.api_server.pid).net_connections("tcp")
-        except psutil.Error:
-            return False
-        return any(found.status == psutil.CONN_LISTEN and found.laddr.port == port for found in sockets)
-
     def lost(self) -> str:
         """What of the environment itself has ended by itself, in a sentence; empty if all is there."""
         if not self.api_server.alive:
-            return f"The environment's API server has ended; see {self.api_server.log}."
+            return f"The environment's API server has ended; see {self.api_server.process.log}."
         if self.zygote is None or not self.zygote.process.alive:
             return "The environment's process that forks schedulers has ended."
         if self.scheduler is not None and self.scheduler.killed:

@@ -17,11 +17,12 @@ from executor_conformance.harness.backend import EMULATOR, Backend, Options, Var
 from executor_conformance.harness.case import Case, DoesNotSupport, NotApplicable
 from executor_conformance.harness.catalogue import Catalogue
 from executor_conformance.harness.checker import decide
-from executor_conformance.harness.environment import PARALLELISM, Environment
+from executor_conformance.harness.environment import Environment
 from executor_conformance.harness.errors import ConformanceError, HarnessError, SchedulerDied, UsageError
 from executor_conformance.harness.expectations import Expectations
 from executor_conformance.harness.history import Clock, History
 from executor_conformance.harness.report.model import CaseResult, SubjectInfo, case_verdict, clause_results
+from executor_conformance.harness.settings import PARALLELISM
 from executor_conformance.harness.verdicts import Decision, Verdict
 
 GROUP = "executor_conformance.backends"

@@ -209,7 +209,7 @@ def _environments() -> dict[str, str | None]:
 def _machine() -> dict[str, str]:
     """The software that a run uses, and what the options can choose here."""
     from executor_conformance.backends.celery import brokers
-    from executor_conformance.harness import environment, postgres, session
+    from executor_conformance.harness import postgres, session, settings
 
     temporary = tempfile.gettempdir()
     installed = {found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}
@@ -227,7 +227,7 @@ def _machine() -> dict[str, str]:
         "rabbitmq-server": brokers.find_binary("amqp") or ABSENT,
         "postgres": postgres_binary,
         "free disk": f"{shutil.disk_usage(temporary).free / 1e9:.1f} GB in {temporary}",
-        "cache": str(Path(environment.bytecode_cache()).parent),
+        "cache": str(Path(settings.bytecode_cache()).parent),
     }
 
 

@@ -97,9 +97,9 @@ class Searcher:
         :raises DoesNotSupport: the subject runs no callbacks.
         """
         from executor_conformance.harness.case import DoesNotSupport
-        from executor_conformance.harness.environment import PARALLELISM
         from executor_conformance.harness.explore.search import search
         from executor_conformance.harness.explore.sequences import strategy
+        from executor_conformance.harness.settings import PARALLELISM
 
         if why := self.env.refuses_callbacks():
             raise DoesNotSupport(why)

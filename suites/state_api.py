@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -12,9 +10,9 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from executor_conformance.harness.api_server import ApiServer
 from executor_conformance.harness.case import Case, NotApplicable
-from executor_conformance.harness.environment import free_port
-from executor_conformance.harness.errors import BoundReached, HarnessError
+from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.matrix import STATES, Ids, Matrix
 from executor_conformance.harness.openapi import tells_state
@@ -55,21 +53,15 @@ def read_states(case: Case) -> None:
 
 def _ask_core(case: Case, routes: list[tuple[str, str]], made: Mapping[str, Any]) -> None:
     """Start a server of the core API beside the environment's own, and ask it as one who may read everything."""
-    port = free_port()
     env = case.env.site.env | {"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True"}
-    argv = [sys.executable, "-m", "airflow", "api-server", "--host", "127.0.0.1", "--port", str(port)]
-    server = case.env.supervisor.spawn("core-api", [*argv, "--apps", "core", "--workers", "1"], env, case.env.folder)
-    base = f"http://127.0.0.1:{port}"
+    server = ApiServer("core", "core-api")
+    server.start(case.env.supervisor, env, case.env.folder)
     try:
-        deadline = time.monotonic() + LIMITS.api_server_start
-        while (token := _login(base)) is None:
-            if not server.alive:
-                raise HarnessError(f"The server of the core API ended at its start: {server.log_tail(5)}")
-            if time.monotonic() > deadline:
-                raise BoundReached(f"The server of the core API was not ready within {LIMITS.api_server_start:g} s.")
-            time.sleep(0.1)
+        server.wait_ready(lambda: _login(server.url) is not None)
+        token = _login(server.url)
+        assert token is not None
         for method, path in routes:
-            _read(case, base, token, path, made)
+            _read(case, server.url, token, path, made)
             case.env.sink("note", what="state API", method=method, route=path)
     finally:
         server.kill_tree()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from executor_conformance.harness.backend import OTHER_QUEUE
 from executor_conformance.harness.case import Case, NotApplicable
-from executor_conformance.harness.environment import PARALLELISM
+from executor_conformance.harness.settings import PARALLELISM
 from executor_conformance.suites.marks import decides
 
 SECOND = "executor_conformance.backends.companion.CompanionExecutor"

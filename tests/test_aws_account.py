@@ -24,8 +24,8 @@ from executor_conformance.backends.aws.ecs import WAYS as ECS_WAYS
 from executor_conformance.backends.aws.emulator.client import EmulatorClient
 from executor_conformance.backends.aws.lambda_ import LambdaBackend
 from executor_conformance.harness.backend import Options, Site, Variant
-from executor_conformance.harness.environment import bytecode_cache
 from executor_conformance.harness.errors import HarnessError, UsageError
+from executor_conformance.harness.settings import bytecode_cache
 
 from tests.test_bad_input import run_pytest, sentence
 

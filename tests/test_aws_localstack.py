@@ -13,8 +13,8 @@ from executor_conformance.backends.aws.lambda_ import WAYS, LambdaBackend
 from executor_conformance.backends.aws.localstack import container, install
 from executor_conformance.backends.aws.localstack.container import LocalStackContainer
 from executor_conformance.backends.aws.localstack.process import LocalStackProcess
+from executor_conformance.harness.api_server import free_port
 from executor_conformance.harness.backend import Options, Site
-from executor_conformance.harness.environment import free_port
 from executor_conformance.harness.errors import EnvironmentUnavailable, HarnessError, UsageError
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.suites.run_state import check_control_plane

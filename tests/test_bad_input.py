@@ -109,7 +109,7 @@ def test_airflow_missing_or_too_old(tmp_path: Path, version: str | None, words: 
 
 def test_broker_address_that_answers_nothing(tmp_path: Path) -> None:
     from executor_conformance.backends.celery.brokers import GivenBroker
-    from executor_conformance.harness.environment import free_port
+    from executor_conformance.harness.api_server import free_port
     from executor_conformance.harness.errors import UsageError
 
     broker = GivenBroker(f"redis://127.0.0.1:{free_port()}/0")

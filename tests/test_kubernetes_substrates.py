@@ -16,8 +16,8 @@ from executor_conformance.backends.kubernetes import kind, preflight, probe
 from executor_conformance.backends.kubernetes.backend import KubernetesBackend, split_image
 from executor_conformance.backends.kubernetes.cluster import ExistingCluster
 from executor_conformance.backends.kubernetes.faults import FAULTS
+from executor_conformance.harness.api_server import free_port
 from executor_conformance.harness.backend import Options, Site
-from executor_conformance.harness.environment import free_port
 from executor_conformance.harness.errors import HarnessError, UsageError
 from executor_conformance.harness.peers import EVERYWHERE, LOOPBACK, address_for
 

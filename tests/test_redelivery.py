@@ -16,7 +16,7 @@ import pytest
 from executor_conformance.backends.celery.brokers import FilesystemBroker, GivenBroker, make_broker
 from executor_conformance.backends.celery.messages import RedisMessages, again
 from executor_conformance.harness.airflow_side.scheduler import SchedulerSide
-from executor_conformance.harness.environment import free_port
+from executor_conformance.harness.api_server import free_port
 from executor_conformance.harness.errors import HarnessError
 
 

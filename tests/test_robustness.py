@@ -162,7 +162,7 @@ def test_port_that_is_taken(answers: bool, tmp_path: Path, monkeypatch: pytest.M
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Anything) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         port = other.server_address[1]
-        monkeypatch.setattr("executor_conformance.harness.environment.free_port", lambda: port)
+        monkeypatch.setattr("executor_conformance.harness.api_server.free_port", lambda: port)
         env = Environment(LocalBackend, Options(), LocalBackend.variants[0], tmp_path / "env")
         with pytest.raises(HarnessError, match=f"Another program took the port {port} before the API server could"):
             env.start()

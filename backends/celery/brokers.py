@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from executor_conformance.backends.celery.messages import RedisMessages, again
-from executor_conformance.harness.environment import free_port
+from executor_conformance.harness.api_server import free_port
 from executor_conformance.harness.errors import EnvironmentUnavailable, HarnessError, UsageError
 from executor_conformance.harness.limits import LIMITS
 

@@ -84,7 +84,7 @@ class LocalStackProcess(AwsSubstrate):
         """
         if self._process is not None:
             return
-        from executor_conformance.harness.environment import free_port
+        from executor_conformance.harness.api_server import free_port
 
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._plugin_path()
