@@ -133,8 +133,8 @@ class Backend(ABC):
     carriers: ClassVar[Mapping[str, str]] = {}
     """What carries a workload with its token to the worker, and cannot do without: what it is, by where it is seen.
 
-    ``file:PATH`` is below the environment's folder, ``table:NAME`` in the metadata database; any other name is of a
-    place where the harness does not look.
+    ``file:PATH`` is below the environment's folder, ``table:NAME`` in the metadata database, and ``KIND:FIELD`` a field
+    of what :meth:`submissions` tells, such as ``pod:spec.containers.args``.
     """
     victims: ClassVar[frozenset[str]] = frozenset()
     """Which processes a fault can kill: 'child', 'supervisor', 'unit' (both), 'node' (the whole worker)."""
@@ -177,6 +177,13 @@ class Backend(ABC):
     @abstractmethod
     def data_plane(self) -> str:
         """What really runs it: for the report."""
+
+    def submissions(self) -> list[tuple[str, Any]] | None:
+        """What the control plane was handed for workloads, as far as it still knows it: kind, and content as of JSON.
+
+        None: there is no control plane, or nothing tells what it was handed.
+        """
+        return None
 
     def api_host(self) -> str | None:
         """By what workers reach this host; None: at loopback. Asked first, before anything listens.

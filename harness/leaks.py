@@ -77,13 +77,18 @@ class Scanner:
             self._longest = len(ordered[0]) if ordered else 0
             self._pattern = re.compile(b"|".join(map(re.escape, ordered))) if ordered else None
 
+    def count(self, place: str, size: int) -> None:
+        """Note that something of ``size`` bytes is looked at there."""
+        with self._lock:
+            seen = self.looked.setdefault(place, [0, 0])
+            seen[0] += 1
+            seen[1] += size
+
     def scan(self, place: str, where: str, content: bytes, count: bool = True) -> None:
         """Look at some bytes."""
+        if count:
+            self.count(place, len(content))
         with self._lock:
-            if count:
-                seen = self.looked.setdefault(place, [0, 0])
-                seen[0] += 1
-                seen[1] += len(content)
             found = (
                 {self._forms[match.group()] for match in self._pattern.finditer(content)} if self._pattern else set()
             )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from executor_conformance.harness.case import Case
+from executor_conformance.harness.checks.token_leaks import in_submissions
 from executor_conformance.harness.leaks import Scanner
 from executor_conformance.harness.processes import read_command_line
 
-LOG, PROCESS, OUTPUT, INFO, REPORT, TRANSPORT, DATABASE, FILE = (
+LOG, PROCESS, OUTPUT, INFO, REPORT, TRANSPORT, DATABASE, FILE, SUBMISSION = (
     "log",
     "command line",
     "output",
@@ -18,7 +21,22 @@ LOG, PROCESS, OUTPUT, INFO, REPORT, TRANSPORT, DATABASE, FILE = (
     "transport",
     "database",
     "file",
+    "submission",
 )
+
+
+def leaves(content: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in what JSON has, keys too: the names that lead to it, joined by dots, and the text."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            below = f"{path}.{name}" if path else name
+            yield below, name
+            yield from leaves(value, below)
+    elif isinstance(content, list):
+        for value in content:
+            yield from leaves(value, path)
+    elif content is not None:
+        yield path, str(content)
 
 
 class LeakWatch:
@@ -30,6 +48,7 @@ class LeakWatch:
             case.env.fingerprint, lambda **found: case.env.sink("probe", name="token found", **found)
         )
         self._lines: dict[tuple[int, str], bytes] = {}
+        self._submissions: dict[str, tuple[str, Any]] = {}
 
     def __enter__(self) -> LeakWatch:
         self.case.env.wire.kept = set()  # of the Execution API alone: other APIs have tokens of their own
@@ -40,6 +59,7 @@ class LeakWatch:
         self.case.env.watcher.command_line_seen = None
         self.case.env.wire.kept = None
         self._lines.clear()
+        self._submissions.clear()
 
     def learn(self) -> None:
         """Take in the tokens that core has handed out and those that went over the wire."""
@@ -52,6 +72,8 @@ class LeakWatch:
         self.learn()
         for pid, process in self.case.env.processes().items():
             self._lines[pid, process.title] = read_command_line(pid)
+        for kind, content in self.case.env.backend.submissions() or ():
+            self._submissions[json.dumps(content, sort_keys=True)] = (kind, content)
         self._files(transport=True)
         connection = self.case.env.database.connect()
         try:
@@ -68,10 +90,17 @@ class LeakWatch:
         self._files(transport=False)
         for event in env.history.of("event"):
             self.scanner.scan(INFO, f"event {event['state']}", json.dumps(event).encode())
+        for text, (kind, content) in self._submissions.items():
+            self.scanner.count(SUBMISSION, len(text))
+            for path, value in leaves(content):
+                place = TRANSPORT if f"{kind}:{path}" in env.backend.carriers else SUBMISSION
+                self.scanner.scan(place, f"{kind} {path}", value.encode(), count=False)
         self._report()
         summary = self.scanner.summary()
-        seen = [place for place in (LOG, PROCESS) if not env.backend.on_this_host]
-        env.sink("probe", name="token scan", carriers=dict(env.backend.carriers), not_seen=seen, **summary)
+        not_seen = [place for place in (LOG, PROCESS) if not env.backend.on_this_host]
+        if env.backend.submissions() is None and in_submissions(env.backend.carriers):
+            not_seen.append(SUBMISSION)
+        env.sink("probe", name="token scan", carriers=dict(env.backend.carriers), not_seen=not_seen, **summary)
 
     def _report(self) -> None:
         """The histories of the run, this one's too, and what else its folder holds."""

@@ -14,6 +14,7 @@ import pytest
 from executor_conformance.harness.database import Connection
 from executor_conformance.harness.leaks import BASE64, SIGNATURE, WHOLE, Scanner
 from executor_conformance.harness.rules import keyed_fingerprint
+from executor_conformance.suites.token_leaks import leaves
 
 TOKEN = jwt.encode({"sub": "c1", "scope": "callback", "exp": 2000000000}, "s" * 64, algorithm="HS512")
 OTHER = jwt.encode({"sub": "c2", "scope": "callback", "exp": 2000000000}, "s" * 64, algorithm="HS512")
@@ -105,3 +106,10 @@ def test_every_column_of_every_table(scanner: Scanner, found: Found, tmp_path: P
     told = {(one["place"], one["where"], one["form"]) for one in found}
     assert told == {("transport", "one.command", WHOLE), ("database", "one.blob", SIGNATURE)}
     assert scanner.looked["database"][0] == 3
+
+
+def test_every_text_of_a_document_with_the_field_that_holds_it() -> None:
+    document = {"spec": {"containers": [{"args": ["a", 1]}, {"args": ["b"]}]}, "empty": None}
+    found = [(path, text) for path, text in leaves(document) if path == "spec.containers.args"]
+    assert found == [("spec.containers.args", text) for text in ("args", "a", "1", "args", "b")]
+    assert ("empty", "empty") in list(leaves(document))

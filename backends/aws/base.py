@@ -205,6 +205,11 @@ class AwsBackend(Backend):
                     self._ended.setdefault(run["id"], time.monotonic())
         return runs
 
+    def submissions(self) -> list[tuple[str, Any]] | None:
+        """The requests that handed over workloads, where the substrate can tell them."""
+        found = self.substrate.submissions()
+        return None if found is None else [(self.submission, body) for body in found]
+
     def _told(self, callback: str) -> set[Any]:
         """The runs that the executor's events name; one that is new makes what was seen old."""
         events = self.site.events_of(callback)

@@ -42,7 +42,7 @@ class BatchBackend(AwsBackend):
     """A job queue with one job definition, whose own ``retryStrategy`` is one attempt."""
 
     name: ClassVar[str] = "batch"
-    carriers: ClassVar = {"request": "the container overrides of SubmitJob"}
+    carriers: ClassVar = {"SubmitJob:containerOverrides.command": "the container overrides of SubmitJob"}
     service: ClassVar[str] = "batch"
     title: ClassVar[str] = "AWS Batch"
     submission: ClassVar[str] = "SubmitJob"

@@ -46,7 +46,7 @@ class EcsBackend(AwsBackend):
     """A cluster with one task definition."""
 
     name: ClassVar[str] = "ecs"
-    carriers: ClassVar = {"request": "the container overrides of RunTask"}
+    carriers: ClassVar = {"RunTask:overrides.containerOverrides.command": "the container overrides of RunTask"}
     service: ClassVar[str] = "ecs"
     title: ClassVar[str] = "Amazon ECS"
     submission: ClassVar[str] = "RunTask"

@@ -53,7 +53,7 @@ class LambdaBackend(AwsBackend):
     """A function with the provider's own handler, a queue for its results and one for dead letters."""
 
     name: ClassVar[str] = "lambda"
-    carriers: ClassVar = {"request": "the payload of Invoke"}
+    carriers: ClassVar = {"Invoke:command": "the payload of Invoke"}
     service: ClassVar[str] = "lambda"
     title: ClassVar[str] = "AWS Lambda and Amazon SQS"
     submission: ClassVar[str] = "Invoke"

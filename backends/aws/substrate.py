@@ -114,6 +114,10 @@ class AwsSubstrate(ABC):
     def runs(self) -> list[dict[str, Any]]:
         """All runs, oldest first."""
 
+    def submissions(self) -> list[Any] | None:
+        """The bodies of the last requests that handed over a workload; None: they cannot be told."""
+        return None
+
     def know(self, told: Iterable[str]) -> bool:
         """Take note of runs that the executor's events name; whether one of them is new."""
         return False
@@ -233,6 +237,10 @@ class EmulatedAws(AwsSubstrate):
     def runs(self) -> list[dict[str, Any]]:
         """As the emulator knows them."""
         return self.client.runs()
+
+    def submissions(self) -> list[Any]:
+        """As the emulator took them."""
+        return self.client.submissions()
 
     def refused(self, submission: str) -> bool:
         """By the emulator's log of calls."""

@@ -31,7 +31,7 @@ class KubernetesBackend(Backend):
     """KubernetesExecutor at a cluster: by default an emulated one, whose containers are host processes."""
 
     name: ClassVar[str] = "kubernetes"
-    carriers: ClassVar = {"pod": "the arguments in the pod's specification"}
+    carriers: ClassVar = {"pod:spec.containers.args": "the arguments in the pod's specification"}
     executor: ClassVar[str] = "airflow.providers.cncf.kubernetes.executors.kubernetes_executor.KubernetesExecutor"
     variants: ClassVar = (
         Variant("kubernetes", smoke=True, note="as released"),
@@ -139,6 +139,10 @@ class KubernetesBackend(Backend):
             pods = self.substrate.pods()
             self._pods = (time.monotonic(), pods)
         return pods
+
+    def submissions(self) -> list[tuple[str, Any]]:
+        """The pods as they are stored, status included."""
+        return [("pod", manifest) for manifest in self.substrate.manifests()]
 
     def pod_of(self, callback: str) -> dict[str, Any] | None:
         """The pod of a callback, whatever the subject writes its id on; else the newest that is not over."""

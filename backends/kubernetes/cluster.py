@@ -222,6 +222,12 @@ class ExistingCluster(Substrate):
             for pod in listed
         ]
 
+    def manifests(self) -> list[dict[str, Any]]:
+        """As the API server lists them."""
+        listed = self._asked("list pods", self._core.list_namespaced_pod, self.namespace)
+        found: list[dict[str, Any]] = self._core.api_client.sanitize_for_serialization(listed)["items"]
+        return found
+
     def inject(self, way: Way, pod: dict[str, Any] | None) -> None:
         """By a deletion, or by the pod template, which the executor reads for each pod."""
         if way.act == "delete" and pod:

@@ -88,6 +88,10 @@ class Substrate(ABC):
         The latter says what will still happen to the pod by itself, or is empty.
         """
 
+    @abstractmethod
+    def manifests(self) -> list[dict[str, Any]]:
+        """All pods, whole, as the API server shows them."""
+
     def nodes(self) -> list[ManagedProcess]:
         """Processes that it consists of."""
         return []
@@ -181,6 +185,10 @@ class EmulatedCluster(Substrate):
     def pods(self) -> list[dict[str, Any]]:
         """As the emulator knows them."""
         return self.client.pods()
+
+    def manifests(self) -> list[dict[str, Any]]:
+        """As the emulator stores them."""
+        return self.client.manifests()
 
     def nodes(self) -> list[ManagedProcess]:
         """The emulator, which is the kubelet too."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
 from executor_conformance.harness.history import Event
 from executor_conformance.harness.view import HistoryView
 
-FORBIDDEN = ("log", "event info", "output", "command line", "report")
+FORBIDDEN = ("log", "event info", "output", "command line", "report", "submission")
 """Where the clause has no token. What carries it to the worker and what else holds it is told, and is no failure."""
 NEEDED = ("log", "command line", "report")
 """Without a look there nothing can be said."""
+NOT_SEEN = {
+    "log": "the workers' logs",
+    "command line": "the workers' command lines",
+    "submission": "the requests to the control plane",
+}
 
 
 @decides("TOKEN-8")
@@ -29,9 +36,15 @@ def token_is_kept_secret(view: HistoryView) -> Found:
         return Unproven(f"{len(missing)} tokens that were given out were not looked for")
     if not looked:
         return Unproven("no token was known, so none was looked for")
-    if unseen := [place for place in NEEDED if place not in scan["looked"] and place not in scan["not_seen"]]:
+    needed = (*NEEDED, "submission") if in_submissions(scan["carriers"]) else NEEDED
+    if unseen := [place for place in needed if place not in scan["looked"] and place not in scan["not_seen"]]:
         return Unproven(f"nothing was looked at as {', '.join(unseen)}")
     return Kept("; ".join([_scanned(scan), *_notes(scan, found)]))
+
+
+def in_submissions(carriers: Iterable[str]) -> bool:
+    """Whether what carries the token is part of what a control plane is handed; see ``Backend.carriers``."""
+    return any(not carrier.startswith(("file:", "table:")) for carrier in carriers)
 
 
 def _given_out(view: HistoryView) -> set[str]:
@@ -42,7 +55,9 @@ def _given_out(view: HistoryView) -> set[str]:
 
 
 def _a(place: str) -> str:
-    return "a process's command line" if place == "command line" else f"a {place}" if place != "output" else "`output`"
+    special = {"command line": "a process's command line", "output": "`output`"}
+    special["submission"] = "what the control plane was handed, beside the field that must carry it"
+    return special.get(place, f"a {place}")
 
 
 def _told(one: Event) -> str:
@@ -63,6 +78,6 @@ def _notes(scan: Event, found: list[Event]) -> list[str]:
     if elsewhere:
         shown = list(elsewhere)[:6]
         notes.append(f"found in {', '.join(shown)}" + (" and others" if len(elsewhere) > len(shown) else ""))
-    if scan["not_seen"]:
-        notes.append(f"the workers' {' and '.join(scan['not_seen'])} are out of the harness's sight")
+    if unseen := [NOT_SEEN[place] for place in scan["not_seen"]]:
+        notes.append(f"{' and '.join(unseen)} are out of the harness's sight")
     return notes

@@ -8,6 +8,7 @@ an error is ``{"error": "one sentence"}``.
 * ``GET /messages``: ``{queue: {"visible": n, "delayed": [seconds], "in_flight": [seconds]}}``
 * ``DELETE /messages``: all of them, those in flight too -> ``{}``
 * ``GET /calls?since=N``: ``[{"n", "at", "service", "operation", "status", "fault"}]``
+* ``GET /submissions``: ``[BODY]``, the last requests RunTask, SubmitJob and Invoke, as their JSON has them
 * ``GET /faults``, ``POST /faults`` -> ``{"id"}``, ``DELETE /faults``, ``DELETE /faults/ID``
 * ``POST /runs/ID/kill {"signal": 9}``, ``/runs/ID/stop {"reason"}``, ``/runs/ID/vanish``, ``/runs/ID/oom``,
   ``/runs/ID/repeat`` (Lambda) -> ``{}``;
@@ -48,6 +49,7 @@ class Admin:
     ) -> None:
         self.plane, self.token, self.messages, self.lambdas = plane, token, messages, lambdas
         self.purge = purge
+        self.submissions: Callable[[], list[Any]] = lambda: []
         self.calls_since: Callable[[int], list[dict[str, Any]]] = lambda number: []
 
     def __call__(self, environ: dict[str, Any], body: bytes) -> Reply:
@@ -79,6 +81,8 @@ class Admin:
                 return self.messages()
             if head == "faults":
                 return self.plane.faults.describe()
+            if head == "submissions":
+                return self.submissions()
             if head == "calls":
                 since = query.get("since", ["0"])[0]
                 if not since.isdigit():

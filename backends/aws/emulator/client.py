@@ -71,6 +71,10 @@ class EmulatorClient:
         """API calls after number ``since``: n, at (monotonic seconds), service, operation, status, fault."""
         return self._call("GET", f"/calls?since={since}")
 
+    def submissions(self) -> list[Any]:
+        """The bodies of the last requests RunTask, SubmitJob and Invoke, as their JSON has them."""
+        return self._call("GET", "/submissions")
+
     def add_fault(self, **rule: Any) -> str:
         """Put a fault into force (service, operation or point, action, times, skip) and return its id."""
         return self._call("POST", "/faults", rule)["id"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import select
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,6 +23,8 @@ StartResponse = Callable[..., Any]
 _PHRASES = {200: "OK", 202: "Accepted", 204: "No Content", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found"}
 _CALLS_KEPT = 100_000
 _HANG_SLICE = 0.1
+_SUBMISSIONS = frozenset({"RunTask", "SubmitJob", "Invoke"})
+_SUBMISSIONS_KEPT = 64
 
 
 class CallLog:
@@ -61,6 +65,8 @@ class Front:
         self.app, self.plane, self.admin = app, plane, admin
         self.region, self.account = region, account
         self.calls = CallLog()
+        self.submissions: deque[Any] = deque(maxlen=_SUBMISSIONS_KEPT)
+        """The last requests that handed over a workload, as their JSON has them."""
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """As WSGI; raises ConnectionError where the client gets no answer."""
@@ -70,6 +76,9 @@ class Front:
             return _send(self.admin(environ, body), start_response)
         operation = protocols.operation_of(environ, body)
         call = self.calls.begin(operation)
+        if operation.name in _SUBMISSIONS:
+            with contextlib.suppress(ValueError):
+                self.submissions.append(json.loads(body))
         fault = self.plane.faults.take(operation.service, operation.name)
         if fault is None:
             return self._carry_out(environ, body, operation, call, start_response)

@@ -91,6 +91,7 @@ class Emulator:
         admin = Admin(plane, self.token, self._messages, lambdas, self._purge)
         front = Front(app, plane, admin, settings.region, moto_seams.ACCOUNT)
         admin.calls_since = front.calls.since
+        admin.submissions = lambda: list(front.submissions)
         listener = _listen(settings.port)
         port = listener.getsockname()[1]
         self.server = make_server(_HOST, port, front, True, request_handler=QuietHandler, fd=listener.fileno())

@@ -79,6 +79,7 @@ class Admin:
     def _answer(self, method: str, parts: list[str], body: Any, query: dict[str, str]) -> Any:
         actions: dict[tuple[str, str], Callable[[], Any]] = {
             ("GET", "pods"): self._kubelet.documents,
+            ("GET", "manifests"): self._kubelet.manifests,
             ("GET", "faults"): lambda: [fault.document() for fault in self._faults.rules.values()],
             ("POST", "faults"): lambda: {"id": self._faults.add(body).id},
             ("DELETE", "faults"): self._faults.clear,

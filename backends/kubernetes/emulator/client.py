@@ -44,6 +44,10 @@ class EmulatorClient:
         """All pods: namespace, name, uid, phase, labels, annotations, pids by container, deleting, next."""
         return self._call("GET", "pods")
 
+    def manifests(self) -> list[dict[str, Any]]:
+        """All pods, whole, as the API serves them."""
+        return self._call("GET", "manifests")
+
     def add_fault(self, **rule: Any) -> str:
         """Make a rule (``verb`` or ``point``, ``action`` ...) and return its id."""
         return self._call("POST", "faults", rule)["id"]

@@ -119,6 +119,10 @@ class Kubelet:
             )
         return found
 
+    def manifests(self) -> list[Obj]:
+        """All pods, whole, in the order of their creation."""
+        return [self._node.registry.get("pods", *key) for key in self._workers]
+
     def _worker(self, namespace: str, name: str) -> PodWorker:
         worker = self._workers.get((namespace, name))
         if worker is None:
