@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from executor_conformance.harness.catalogue import load_catalogue
 from executor_conformance.harness.history import Event
 from executor_conformance.harness.report.html import MAX_BYTES, render_html
-from executor_conformance.harness.report.model import CaseResult, Report, SubjectInfo
+from executor_conformance.harness.report.model import CaseResult, Exploration, Report, SubjectInfo
 from executor_conformance.harness.report.store import load_report, write_report
 from executor_conformance.harness.verdicts import Verdict
 from executor_conformance.suites.cli import main
@@ -109,6 +109,7 @@ def hostile() -> Report:
     )
     subject = SubjectInfo(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE)
     found = report(bad, subjects=[subject], problems=[HOSTILE])
+    found.explorations = [Exploration("sweep", HOSTILE, HOSTILE, {HOSTILE: 1}, 1.0, [HOSTILE])]
     found.run.command = found.run.airflow_version = found.run.database = HOSTILE
     return found
 
@@ -160,6 +161,14 @@ def test_every_link_within_the_page_leads_somewhere(tmp_path: Path) -> None:
     groups, subjects = len(load_catalogue().groups), 3
     assert len([link for link in inner if link.startswith("m-")]) == groups * subjects
     assert "case-1" in inner
+
+
+def test_a_sweep_is_told_as_a_whole(tmp_path: Path) -> None:
+    found = mixed(tmp_path)
+    assert "What was searched" not in parse(render_html(found, tmp_path)).text
+    found.explorations = [Exploration("sweep", "local", "each boundary", {"runs": 13, "violations": 0}, 9, ["left: x"])]
+    page = parse(render_html(found, tmp_path))
+    assert "What was searched sweep of local, each boundary: 13 runs, 0 violations; 9 s left: x" in page.text
 
 
 def test_an_empty_report_is_a_page(tmp_path: Path) -> None:
