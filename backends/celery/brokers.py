@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from executor_conformance.backends.celery.messages import RedisMessages, again
 from executor_conformance.harness.api_server import free_port
+from executor_conformance.harness.backend import installed
 from executor_conformance.harness.errors import EnvironmentUnavailable, HarnessError, UsageError
 from executor_conformance.harness.limits import LIMITS
 
@@ -293,27 +294,28 @@ class ContainerBroker(ServerBroker):
     def __init__(self, scheme: str) -> None:
         self.scheme = scheme
         self.url = ""
-        self.label = f"{scheme} in a container"
+        self.label = f"{CONTAINERS[scheme][0]} in a container"
+        self._container: Any = None
 
     def start(self) -> None:
-        """Start the container and wait until it listens."""
-        super().start()
-        try:
-            self._container: Any
-            from testcontainers.rabbitmq import RabbitMqContainer
-            from testcontainers.redis import RedisContainer
+        """Start the container and wait until a client of the protocol is let in.
 
-            if self.scheme == "redis":
-                self._container = RedisContainer("redis:7.4-alpine")
-                self._container.start()
-                port = self._container.get_exposed_port(6379)
-                self.url = f"redis://{self._container.get_container_host_ip()}:{port}/0"
-            else:
-                self._container = RabbitMqContainer("rabbitmq:3.13-alpine")
-                self._container.start()
-                port = self._container.get_exposed_port(5672)
-                self.url = f"amqp://guest:guest@{self._container.get_container_host_ip()}:{port}//"
+        :raises EnvironmentUnavailable: it does not start.
+        """
+        super().start()
+        from kombu import Connection
+        from testcontainers.core.container import DockerContainer
+
+        image, port, user, environ = CONTAINERS[self.scheme]
+        self._container = DockerContainer(image).with_exposed_ports(port).with_envs(**environ)
+        try:
+            self._container.start()
+            address = f"{self._container.get_container_host_ip()}:{self._container.get_exposed_port(port)}"
+            self.url = f"{self.scheme}://{user}{address}/{'0' if self.scheme == 'redis' else '/'}"
+            with Connection(self.url) as connection:
+                connection.ensure_connection(timeout=LIMITS.worker_start, interval_start=0.1, interval_max=0.5)
         except Exception as error:
+            self.stop()
             raise EnvironmentUnavailable(
                 f"A {self.scheme} container could not be started ({str(error)[:200]}); "
                 "give the broker's address with --conformance-broker instead."
@@ -325,10 +327,21 @@ class ContainerBroker(ServerBroker):
 
     def stop(self) -> None:
         """Remove the container."""
-        if getattr(self, "_container", None):
-            self._container.stop()
+        if self._container is not None:
+            with contextlib.suppress(Exception):  # an engine that is gone took the container along
+                self._container.stop()
 
 
+CONTAINERS: dict[str, tuple[str, int, str, dict[str, str]]] = {
+    "redis": ("redis:7.4.1-alpine", 6379, "", {}),
+    "amqp": (
+        "rabbitmq:4.0.4-alpine",
+        5672,
+        "guest:guest@",
+        {"RABBITMQ_DEFAULT_USER": "guest", "RABBITMQ_DEFAULT_PASS": "guest"},
+    ),
+}
+"""By scheme: image (as in docker-compose.yml), port, the user's part of the address, and environment."""
 BINARIES = {"redis": "redis-server", "amqp": "rabbitmq-server"}
 ALIASES = {"redis": "redis", "rabbitmq": "amqp", "amqp": "amqp"}
 
@@ -370,11 +383,19 @@ def check_choice(choice: str | None) -> str | None:
         raise UsageError(
             f"The broker '{choice}' is unknown; give 'filesystem', 'redis', 'rabbitmq', or an address such as redis://host:6379/0."
         )
-    if find_binary(scheme) or has_docker():
+    if find_binary(scheme):
         return None
-    return (
-        f"neither {BINARIES[scheme]} nor a docker engine is on this machine; install one or give the broker's address"
-    )
+    if not has_docker():
+        return (
+            f"neither {BINARIES[scheme]} nor a docker engine is on this machine; "
+            "install one or give the broker's address"
+        )
+    if not installed("testcontainers"):
+        return (
+            f"{BINARIES[scheme]} is not on this machine, and a container needs the distribution testcontainers; "
+            "install that with pip install 'airflow-executor-conformance[containers]'"
+        )
+    return None
 
 
 def make_broker(choice: str | None, folder: Path, supervisor: Supervisor, env: dict[str, str]) -> Broker:
