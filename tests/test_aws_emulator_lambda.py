@@ -238,8 +238,10 @@ def test_a_runtime_that_exits(client: Any, tiny: str, code: int, how: str) -> No
     assert call(client, tiny, {})[0] is None
 
 
-@pytest.mark.parametrize("way", ["kill", "oom"])
-def test_killed_from_outside(client: Any, sqs: Any, tiny: str, server: Server, way: str) -> None:
+@pytest.mark.parametrize(
+    ("way", "words"), [("kill", "signal: killed"), ("oom", "signal: killed"), ("timeout", "Task timed out after")]
+)
+def test_ended_from_outside(client: Any, sqs: Any, tiny: str, server: Server, way: str, words: str) -> None:
     request_id = send(client, tiny, {"do": "sleep"})
     for attempt in (1, 2, 3):
         wait_for(
@@ -253,7 +255,7 @@ def test_killed_from_outside(client: Any, sqs: Any, tiny: str, server: Server, w
         wait_for(lambda gone=child: not gone.is_running(), "the child's end")
     run = over(server, request_id)
     assert (run["status"], run["exit_code"]) == ("FAILED", 137)
-    assert "signal: killed" in receive(server, sqs)["MessageAttributes"]["ErrorMessage"]["StringValue"]
+    assert words in receive(server, sqs)["MessageAttributes"]["ErrorMessage"]["StringValue"]
     with pytest.raises(HarnessError):
         server.admin.kill(request_id)
     with pytest.raises(HarnessError, match="cannot be stopped"):

@@ -32,6 +32,7 @@ WAYS: dict[str, dict[str, Way]] = {
     },
     "stopped": {
         "out-of-memory": Way("the function's runtime is killed as out of memory", act="oom"),
+        "timeout": Way("the function has lasted for its timeout", act="timeout"),
         "killed": Way("the function's runtime is killed from outside", act="kill"),
     },
     "observation": {

@@ -11,7 +11,7 @@ an error is ``{"error": "one sentence"}``.
 * ``GET /submissions``: ``[BODY]``, the last requests RunTask, SubmitJob and Invoke, as their JSON has them
 * ``GET /faults``, ``POST /faults`` -> ``{"id"}``, ``DELETE /faults``, ``DELETE /faults/ID``
 * ``POST /runs/ID/kill {"signal": 9}``, ``/runs/ID/stop {"reason"}``, ``/runs/ID/vanish``, ``/runs/ID/oom``,
-  ``/runs/ID/repeat`` (Lambda) -> ``{}``;
+  ``/runs/ID/repeat`` and ``/runs/ID/timeout`` (Lambda) -> ``{}``;
   ID is the (quoted) task ARN or its last part, the job id or the request id
 * ``PUT /images``: the images file's content
 """
@@ -129,10 +129,14 @@ class Admin:
                 self.lambdas.exhaust_memory(run)
             else:
                 self.plane.exhaust_memory(run)
+        elif verb == "timeout" and run.service == "lambda" and self.lambdas is not None:
+            self.lambdas.time_out(run)
         elif verb == "repeat" and run.service == "lambda" and self.lambdas is not None:
             self.lambdas.repeat(run)
         else:
-            raise NotFound(f"A run has no '{verb}'; it has kill, stop, vanish and oom, and repeat in Lambda.")
+            raise NotFound(
+                f"A run has no '{verb}'; it has kill, stop, vanish and oom, and in Lambda repeat and timeout."
+            )
 
 
 def _json(status: int, body: Any) -> Reply:

@@ -107,6 +107,10 @@ class EmulatorClient:
         """End a run's container as out of memory."""
         self._act(identity, "oom", {})
 
+    def timeout(self, identity: str) -> None:
+        """End an invocation of Lambda as one that has lasted too long."""
+        self._act(identity, "timeout", {})
+
     def repeat(self, identity: str) -> None:
         """Carry out an asynchronous invocation of Lambda once more."""
         self._act(identity, "repeat", {})

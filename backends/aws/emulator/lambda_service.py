@@ -114,12 +114,23 @@ class LambdaService:
 
         :raises UsageError: it has none at present.
         """
+        runtime = self._runtime_of(run)
+        runtime.out_of_memory = True
+        runtime.handle.kill(signal.SIGKILL)
+
+    def time_out(self, run: Run) -> None:
+        """End the run as if it had lasted for the function's timeout.
+
+        :raises UsageError: it has no runtime at present.
+        """
+        self._runtime_of(run).time_out()
+
+    def _runtime_of(self, run: Run) -> Runtime:
         with self._lock:
             invocation = self._invocations.get(run.id)
         if invocation is None or invocation.runtime is None:
             raise UsageError(f"The run {run.id} has no runtime at present; its status is {run.status}.")
-        invocation.runtime.out_of_memory = True
-        invocation.runtime.handle.kill(signal.SIGKILL)
+        return invocation.runtime
 
     def _vanish(self, request_id: str) -> None:
         with self._lock:

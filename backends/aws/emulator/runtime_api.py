@@ -131,6 +131,7 @@ class Runtime:
         self._exit_code: int | None = None
         self._closed = False
         self.out_of_memory = False
+        self._overdue = False
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.runtime = self
         threading.Thread(target=self._server.serve_forever, args=[0.1], daemon=True, name="runtime-api").start()
@@ -156,7 +157,7 @@ class Runtime:
             self._changed.wait_for(lambda: self._delivered or over(), _INIT_SECONDS + call.timeout)
             delivered = self._delivered
             if delivered:
-                self._changed.wait_for(over, call.timeout)
+                self._changed.wait_for(lambda: over() or self._overdue, call.timeout)
             answer, exit_code, init_error = self._answer, self._exit_code, self._init_error
             self._call = None
         if answer is not None:
@@ -172,6 +173,12 @@ class Runtime:
         self.close()
         kind = "Runtime.OutOfMemory" if self.out_of_memory else "Runtime.ExitError"
         return failure(kind, f"RequestId: {call.request_id} Error: Runtime exited {_how(exit_code)}")
+
+    def time_out(self) -> None:
+        """Let the present call be taken for one that has lasted for the function's timeout."""
+        with self._changed:
+            self._overdue = True
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Kill the process with all that it started, and stop serving it."""
