@@ -68,6 +68,7 @@ def cpu_s(process: psutil.Process) -> float:
 
 def callback(env: Environment) -> float:
     """Submit to terminal row, as a multiple of the life of the worker's main process."""
+    env.observe()  # the environment's own processes are born before the history begins
     env.history = History(env.clock, {"case": "benchmark", "subject": env.variant.label})
     case = Case(env)
     began = env.clock.now()

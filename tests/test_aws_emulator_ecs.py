@@ -318,7 +318,15 @@ def test_no_exit_code(ecs: Any, server: Server) -> None:
 def test_the_record_vanishes(ecs: Any, server: Server) -> None:
     server.admin.add_fault(point="report", service="ecs", times=1, action={"type": "vanish"})
     arn = start(ecs, "true")
-    wait_for(lambda: ecs.describe_tasks(cluster="conformance", tasks=[arn])["failures"], "MISSING")
+    seen = []
+
+    def is_missing() -> bool:
+        answer = ecs.describe_tasks(cluster="conformance", tasks=[arn])
+        seen.extend(task["lastStatus"] for task in answer["tasks"])
+        return bool(answer["failures"])
+
+    wait_for(is_missing, "MISSING")
+    assert "STOPPED" not in seen
     assert server.admin.run(arn)["exit_code"] == 0
 
 

@@ -80,7 +80,8 @@ class EcsService:
             task.last_status = run.status = "RUNNING"
 
         outcome = self.plane.carry_out(run, definition["image"], [*entrypoint, *command], env, running)
-        self._report(run, task, outcome)
+        with self.plane.locks["ecs"]:  # a client sees all of the end or nothing: a record that vanishes is never STOPPED
+            self._report(run, task, outcome)
 
     def _report(self, run: Run, task: Any, outcome: Outcome) -> None:
         container = task.containers[0]
