@@ -80,7 +80,7 @@ class EcsService:
             task.last_status = run.status = "RUNNING"
 
         outcome = self.plane.carry_out(run, definition["image"], [*entrypoint, *command], env, running)
-        with self.plane.locks["ecs"]:  # a client sees all of the end or nothing: a record that vanishes is never STOPPED
+        with self.plane.locks["ecs"]:  # a record that vanishes is never seen STOPPED
             self._report(run, task, outcome)
 
     def _report(self, run: Run, task: Any, outcome: Outcome) -> None:
