@@ -33,6 +33,13 @@ def _states_are_ours(model: str) -> None:
     state_manager.set_transition(model, {"progression": "manual", "times": sys.maxsize})
 
 
+def share_botocore_data() -> None:
+    """Parse botocore's JSON files once in this process: moto makes a session each time it asks for regions."""
+    import botocore.session
+
+    botocore.session.create_loader = functools.cache(botocore.session.create_loader)
+
+
 def import_lean() -> None:
     """Import moto's EC2, which ECS and Batch need, less its instance type offerings: 46 MB, a sixth of the start."""
     from moto.utilities import utils

@@ -63,6 +63,7 @@ class Emulator:
 
     def _build(self) -> None:
         settings = self.settings
+        moto_seams.share_botocore_data()
         # moto is imported only now: with the services that are asked for
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
         from werkzeug.serving import make_server
