@@ -10,11 +10,14 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 from executor_conformance.harness.errors import BoundReached, HarnessError
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.supervisor import ManagedProcess, Supervisor
+
+T = TypeVar("T")
 
 
 def free_port() -> int:
@@ -34,12 +37,12 @@ class ApiServer:
     """``airflow api-server`` with the apps named, in ``folder``.
 
     :param apps: as of ``--apps``: 'execution', 'core', or both, and a provider's own.
-    :param label: its name in messages and logs.
+    :param name: in messages, and with hyphens of its log.
     """
 
-    def __init__(self, apps: str, label: str = "api-server") -> None:
+    def __init__(self, apps: str, name: str = "API server") -> None:
         self.apps = apps
-        self.label = label
+        self.name = name
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: ManagedProcess
@@ -48,26 +51,31 @@ class ApiServer:
         """Start it; :meth:`wait_ready` waits for it."""
         argv = [sys.executable, "-m", "airflow", "api-server", "--host", "127.0.0.1", "--port", str(self.port)]
         argv += ["--apps", self.apps, "--workers", "1"]
-        self.process = supervisor.spawn(self.label, argv, env, folder)
+        self.process = supervisor.spawn(self.name.lower().replace(" ", "-"), argv, env, folder)
 
-    def wait_ready(self, answers: Callable[[], bool] | None = None) -> None:
-        """Wait until it answers, and it is this server that does.
+    def wait_ready(self) -> None:
+        """As :meth:`wait_for`, for the Execution API's health route."""
+        self.wait_for(self._is_healthy)
 
-        :param answers: whether it does; default: the Execution API's health route answers.
+    def wait_for(self, ask: Callable[[], T | None]) -> T:
+        """The answer, once there is one and it is this server that gives it.
+
+        :param ask: false or None while nobody answers.
         :raises HarnessError: it ended, or another program has its port.
         :raises BoundReached: it was not ready in time.
         """
         deadline = time.monotonic() + LIMITS.api_server_start
-        while not ((answers or self._is_healthy)() and self._listens()):
+        while not ((answer := ask()) and self._listens()):
             if not self.process.alive:
                 if "address already in use" in self.process.log_tail(40).lower():
                     raise HarnessError(
-                        f"Another program took the port {self.port} before the API server could; run again."
+                        f"Another program took the port {self.port} before the {self.name} could; run again."
                     )
-                raise HarnessError(f"The API server ended at its start: {self.process.log_tail(5)}")
+                raise HarnessError(f"The {self.name} ended at its start: {self.process.log_tail(5)}")
             if time.monotonic() > deadline:
-                raise BoundReached(f"The API server was not ready within {LIMITS.api_server_start:g} s.")
+                raise BoundReached(f"The {self.name} was not ready within {LIMITS.api_server_start:g} s.")
             time.sleep(0.05)
+        return answer
 
     def _is_healthy(self) -> bool:
         try:

@@ -54,12 +54,10 @@ def read_states(case: Case) -> None:
 def _ask_core(case: Case, routes: list[tuple[str, str]], made: Mapping[str, Any]) -> None:
     """Start a server of the core API beside the environment's own, and ask it as one who may read everything."""
     env = case.env.site.env | {"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True"}
-    server = ApiServer("core", "core-api")
+    server = ApiServer("core", "server of the core API")
     server.start(case.env.supervisor, env, case.env.folder)
     try:
-        server.wait_ready(lambda: _login(server.url) is not None)
-        token = _login(server.url)
-        assert token is not None
+        token = server.wait_for(lambda: _login(server.url))
         for method, path in routes:
             _read(case, server.url, token, path, made)
             case.env.sink("note", what="state API", method=method, route=path)

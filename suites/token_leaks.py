@@ -49,6 +49,7 @@ class LeakWatch:
         )
         self._lines: dict[tuple[int, str], bytes] = {}
         self._submissions: dict[str, tuple[str, Any]] = {}
+        self._untold = False
 
     def __enter__(self) -> LeakWatch:
         self.case.env.wire.kept = set()  # of the Execution API alone: other APIs have tokens of their own
@@ -72,8 +73,7 @@ class LeakWatch:
         self.learn()
         for pid, process in self.case.env.processes().items():
             self._lines[pid, process.title] = read_command_line(pid)
-        for kind, content in self.case.env.backend.submissions() or ():
-            self._submissions[json.dumps(content, sort_keys=True)] = (kind, content)
+        self._keep_submissions()
         self._files(transport=True)
         connection = self.case.env.database.connect()
         try:
@@ -90,17 +90,27 @@ class LeakWatch:
         self._files(transport=False)
         for event in env.history.of("event"):
             self.scanner.scan(INFO, f"event {event['state']}", json.dumps(event).encode())
-        for text, (kind, content) in self._submissions.items():
-            self.scanner.count(SUBMISSION, len(text))
-            for path, value in leaves(content):
-                place = TRANSPORT if f"{kind}:{path}" in env.backend.carriers else SUBMISSION
-                self.scanner.scan(place, f"{kind} {path}", value.encode(), count=False)
+        self._scan_submissions()
         self._report()
         summary = self.scanner.summary()
         not_seen = [place for place in (LOG, PROCESS) if not env.backend.on_this_host]
-        if env.backend.submissions() is None and in_submissions(env.backend.carriers):
+        if self._untold and in_submissions(env.backend.carriers):
             not_seen.append(SUBMISSION)
         env.sink("probe", name="token scan", carriers=dict(env.backend.carriers), not_seen=not_seen, **summary)
+
+    def _keep_submissions(self) -> None:
+        submissions = self.case.env.backend.submissions()
+        self._untold = submissions is None
+        for kind, content in submissions or ():
+            self._submissions[json.dumps(content, sort_keys=True)] = (kind, content)
+
+    def _scan_submissions(self) -> None:
+        """What the control plane was handed, field by field: of which only the carriers may hold a token."""
+        for text, (kind, content) in self._submissions.items():
+            self.scanner.count(SUBMISSION, len(text))
+            for path, value in leaves(content):
+                place = TRANSPORT if f"{kind}:{path}" in self.case.env.backend.carriers else SUBMISSION
+                self.scanner.scan(place, f"{kind} {path}", value.encode(), count=False)
 
     def _report(self) -> None:
         """The histories of the run, this one's too, and what else its folder holds."""

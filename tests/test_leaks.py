@@ -7,6 +7,7 @@ import json
 import sqlite3
 import urllib.parse
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -14,7 +15,7 @@ import pytest
 from executor_conformance.harness.database import Connection
 from executor_conformance.harness.leaks import BASE64, SIGNATURE, WHOLE, Scanner
 from executor_conformance.harness.rules import keyed_fingerprint
-from executor_conformance.suites.token_leaks import leaves
+from executor_conformance.suites.token_leaks import LeakWatch, leaves
 
 TOKEN = jwt.encode({"sub": "c1", "scope": "callback", "exp": 2000000000}, "s" * 64, algorithm="HS512")
 OTHER = jwt.encode({"sub": "c2", "scope": "callback", "exp": 2000000000}, "s" * 64, algorithm="HS512")
@@ -113,3 +114,21 @@ def test_every_text_of_a_document_with_the_field_that_holds_it() -> None:
     found = [(path, text) for path, text in leaves(document) if path == "spec.containers.args"]
     assert found == [("spec.containers.args", text) for text in ("args", "a", "1", "args", "b")]
     assert ("empty", "empty") in list(leaves(document))
+
+
+def test_a_token_is_allowed_in_the_field_that_must_carry_it_alone() -> None:
+    pod = {"metadata": {"annotations": {"workload": TOKEN}}, "spec": {"containers": [{"args": ["x", TOKEN]}]}}
+    told: list[dict[str, Any]] = []
+    backend = SimpleNamespace(carriers={"pod:spec.containers.args": "args"}, submissions=lambda: [("pod", pod)])
+    env = SimpleNamespace(
+        backend=backend, fingerprint=keyed_fingerprint(b"key"), sink=lambda kind, **fields: told.append(fields)
+    )
+    watch = LeakWatch(SimpleNamespace(env=env))  # type: ignore[arg-type]
+    watch.scanner.add([TOKEN])
+    watch._keep_submissions()
+    watch._scan_submissions()
+    assert {(one["place"], one["where"]) for one in told} == {
+        ("transport", "pod spec.containers.args"),
+        ("submission", "pod metadata.annotations.workload"),
+    }
+    assert watch.scanner.looked["submission"][0] == 1

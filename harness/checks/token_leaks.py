@@ -55,8 +55,11 @@ def _given_out(view: HistoryView) -> set[str]:
 
 
 def _a(place: str) -> str:
-    special = {"command line": "a process's command line", "output": "`output`"}
-    special["submission"] = "what the control plane was handed, beside the field that must carry it"
+    special = {
+        "command line": "a process's command line",
+        "output": "`output`",
+        "submission": "what the control plane was handed, beside the field that must carry it",
+    }
     return special.get(place, f"a {place}")
 
 

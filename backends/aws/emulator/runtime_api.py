@@ -151,7 +151,7 @@ class Runtime:
     def carry_out(self, call: Call) -> Answer:
         """Let the process handle a call; one that fails for it as a whole (timeout, exit) is not alive after it."""
         with self._changed:
-            self._call, self._delivered, self._answer = call, False, None
+            self._call, self._delivered, self._answer, self._overdue = call, False, None, False
             self._changed.notify_all()
             over = lambda: self._answer or self._init_error or self._exit_code is not None  # noqa: E731
             self._changed.wait_for(lambda: self._delivered or over(), _INIT_SECONDS + call.timeout)
