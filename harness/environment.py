@@ -329,9 +329,9 @@ class Environment:
         """Live processes of the environment by pid."""
         return self.watcher.snapshot()
 
-    def units(self) -> list[int]:
-        """Live processes that carry out a workload, those of a second executor in the scheduler included."""
-        processes = self.processes()
+    def units(self, processes: dict[int, ProcessInfo] | None = None) -> list[int]:
+        """Those of ``processes`` (default: of all) that carry out a workload, of a second executor too."""
+        processes = self.processes() if processes is None else processes
         companion = local_worker_units(processes, self.site.scheduler_pid)
         return sorted({*self.backend.units(processes), *companion})
 

@@ -28,6 +28,8 @@ SET_S = 0.015
 """Seconds by which the wall clock must be off at once to have been set; slewing does 0.5 ms in a second."""
 _SURE_S = 0.001
 """Seconds that a reading of both clocks may take to be of use."""
+_ASKED_BY = {"row": "callback", "task_row": "id", "event": "key", "effect": "probe"}
+"""The field by which the events of a kind are asked for at each step, for each of maybe a hundred callbacks."""
 
 
 class Clock:
@@ -75,6 +77,7 @@ class History:
         self.events: list[Event] = []
         self.changed = threading.Condition()
         self.unwritten = ""
+        self._of: dict[tuple[str, Any], list[Event]] = {}
         self._size = 0
         try:
             self._file = path.open("ab", buffering=0) if path else None
@@ -91,6 +94,9 @@ class History:
         event: Event = {"t": round(self.clock.now() if t is None else t, 4), "kind": kind, **fields}
         with self.changed:
             self.events.append(event)
+            self._of.setdefault((kind, None), []).append(event)
+            if isinstance(value := event.get(_ASKED_BY.get(kind, "")), str):
+                self._of.setdefault((kind, value), []).append(event)
             if self._file:
                 self._write(
                     (json.dumps(event, default=str, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
@@ -121,13 +127,12 @@ class History:
 
     def of(self, kind: str, **fields: Any) -> list[Event]:
         """Events of ``kind`` whose fields equal those given, oldest first."""
+        events = self._candidates(kind, fields.get(_ASKED_BY.get(kind, "")))
+        return [event for event in events if all(event.get(name) == value for name, value in fields.items())]
+
+    def _candidates(self, kind: str, value: Any) -> list[Event]:
         with self.changed:
-            events = list(self.events)
-        return [
-            event
-            for event in events
-            if event["kind"] == kind and all(event.get(name) == value for name, value in fields.items())
-        ]
+            return list(self._of.get((kind, value if isinstance(value, str) else None), ()))
 
     def close(self) -> None:
         """Close the file; further appends are kept in memory only."""
@@ -147,6 +152,9 @@ class StoredHistory(History):
         self.changed = threading.Condition()
         self.unwritten = ""
         self._file = None
+
+    def _candidates(self, kind: str, value: Any) -> list[Event]:
+        return [event for event in self.events if event["kind"] == kind]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,8 +42,7 @@ class ProcessInfo:
     """One process at one moment.
 
     ``state`` is the letter of /proc ('R', 'S', 'D', 'T', 'Z' ...), ``cpu_ticks`` user plus system time of all
-    threads in clock ticks, ``switches`` the voluntary context switches of the main thread, ``started`` the
-    start in clock ticks since boot, which with ``pid`` identifies the process.
+    threads in clock ticks, ``started`` the start in clock ticks since boot, which with ``pid`` identifies the process.
     """
 
     pid: int
@@ -51,7 +50,6 @@ class ProcessInfo:
     title: str
     state: str
     cpu_ticks: int
-    switches: int
     started: int
 
 
@@ -97,21 +95,61 @@ def all_pids() -> list[int]:
 
 def descendants_of(root: int, *more: int) -> dict[int, Stat]:
     """All below ``root`` and further roots, by pid, parents before children; zombies too, the roots themselves not."""
+    return _parsed(_below([root, *more], _children(all_pids())))
+
+
+def _children(pids: Iterable[int]) -> dict[int, list[tuple[int, bytes]]]:
+    """By the pid of a parent: those of ``pids`` that are its children, with what their /proc/pid/stat says."""
     children: dict[int, list[tuple[int, bytes]]] = {}
-    for pid in all_pids():
+    for pid in pids:
         data = read_proc(pid, "stat", 2048)
         fields = data[data.rfind(b")") + 1 :].split(None, 2)
         if len(fields) == 3:
             children.setdefault(int(fields[1]), []).append((pid, data))
-    found: dict[int, Stat] = {}
-    todo = [root, *more]
-    roots = frozenset(todo)
+    return children
+
+
+def _below(roots: Collection[int], children: Mapping[int, list[tuple[int, bytes]]]) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    todo = list(roots)
     for parent in todo:
         for pid, data in children.get(parent, ()):
-            if pid not in found and pid not in roots and (stat := _parse_stat(pid, data)) is not None:
-                found[pid] = stat
+            if pid not in found and pid not in roots:
+                found[pid] = data
                 todo.append(pid)
     return found
+
+
+def _parsed(found: Mapping[int, bytes]) -> dict[int, Stat]:
+    return {pid: stat for pid, data in found.items() if (stat := _parse_stat(pid, data)) is not None}
+
+
+class Descendants:
+    """:func:`descendants_of` for who asks at each step, at a cost that does not grow with the rest of the host.
+
+    A process that is below none of the roots stays so: whoever inherits an orphan is below them too. So strangers are
+    read again only once per second, because a pid may be given anew, and when the roots change.
+    """
+
+    STRANGERS_S = 1.0
+
+    def __init__(self) -> None:
+        self._roots: list[int] = []
+        self._strangers: set[int] = set()
+        self._read_at = 0.0
+
+    def of(self, roots: list[int]) -> dict[int, Stat]:
+        """As :func:`descendants_of`."""
+        now = time.monotonic()
+        if roots != self._roots or now - self._read_at > self.STRANGERS_S:
+            self._roots, self._strangers, self._read_at = roots, set(), now
+        pids = all_pids()
+        self._strangers.intersection_update(pids)
+        children = _children(pid for pid in pids if pid not in self._strangers)
+        found = _below(roots, children)
+        # From the first process down: one whose parent has just ended is nobody's until it is inherited
+        self._strangers |= _below({0} | self._strangers, children).keys() - found.keys()
+        return _parsed(found)
 
 
 def is_alive(pid: int, started: int | None = None) -> bool:
@@ -191,11 +229,6 @@ def title_of(pid: int, comm: str = "?") -> str:
     return _TOKEN.sub("<token>", text)[:TITLE_LENGTH] or f"[{comm}]"
 
 
-def _switches(pid: int) -> int:
-    _, _, tail = read_proc(pid, "status").partition(b"\nvoluntary_ctxt_switches:")
-    return int(tail.split(None, 1)[0]) if tail else 0
-
-
 class ProcessWatcher:
     """Records the births and deaths among the descendants of a supervisor's guardian.
 
@@ -212,6 +245,10 @@ class ProcessWatcher:
         self.command_line_seen: Callable[[tuple[int, str], bytes], None] | None = None
         """Takes the pid and the title of a process, and its whole command line, whenever one of them is new."""
         self._known: dict[tuple[int, int], tuple[int, str]] = {}
+        self._descendants = Descendants()
+
+    def _below(self) -> Iterable[Stat]:
+        return self._descendants.of([self.supervisor.guardian_pid, *self.roots()]).values()
 
     is_alive = staticmethod(is_alive)
     tree_of = staticmethod(tree_of)
@@ -225,7 +262,7 @@ class ProcessWatcher:
         A parent is recorded before its children; zombies are gone.
         """
         now: dict[tuple[int, int], tuple[int, str]] = {}
-        for stat in descendants_of(self.supervisor.guardian_pid, *self.roots()).values():
+        for stat in self._below():
             if stat.state not in "ZX":
                 # Read each time: a child is born with its parent's title and gets its own by exec.
                 now[stat.pid, stat.started] = (stat.ppid, title_of(stat.pid, stat.comm))
@@ -255,9 +292,8 @@ class ProcessWatcher:
                 title=title_of(stat.pid, stat.comm),
                 state=stat.state,
                 cpu_ticks=stat.cpu_ticks,
-                switches=_switches(stat.pid),
                 started=stat.started,
             )
-            for stat in descendants_of(self.supervisor.guardian_pid, *self.roots()).values()
+            for stat in self._below()
             if zombies or stat.state not in "ZX"
         }

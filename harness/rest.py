@@ -57,7 +57,7 @@ class RestWatch:
         """To be asked once per step."""
         env = self.case.env
         processes = env.processes()
-        units = env.units()
+        units = env.units(processes)
         flights = [
             f"{flight.method} {flight.route}"
             for wire in env.site.recorders.values()

@@ -85,7 +85,7 @@ def a_run(identity: str, status: str, following: str = "") -> dict[str, Any]:
 
 
 def process(pid: int, ppid: int) -> ProcessInfo:
-    return ProcessInfo(pid, ppid, "", "S", 0, 0, 0)
+    return ProcessInfo(pid, ppid, "", "S", 0, 0)
 
 
 @pytest.mark.parametrize("kind", BACKENDS)

@@ -65,7 +65,7 @@ def test_an_invocation_until_no_retry_is_left(
 
 def test_units_and_idle_runtimes(tmp_path: Path) -> None:
     substrate = made(tmp_path, {"what": "guardian", "pid": 4}, begin(5), end(False, 5), begin(6))
-    processes = {pid: ProcessInfo(pid, parent, "", "S", 0, 0, 0) for pid, parent in [(4, 1), (5, 4), (6, 4), (7, 6)]}
+    processes = {pid: ProcessInfo(pid, parent, "", "S", 0, 0) for pid, parent in [(4, 1), (5, 4), (6, 4), (7, 6)]}
     assert substrate.units(processes) == [5, 6, 7]
     assert substrate.idle() == {5}
 

@@ -27,7 +27,7 @@ def backend(executor: str | None, *, scheduler_spawned: bool = False) -> LocalBa
 def processes(*more: tuple[int, int, str]) -> dict[int, ProcessInfo]:
     """Those that every environment has, and ``more``: pid, parent and title; parents first."""
     rows = [(API, GUARDIAN, "airflow api-server"), (ZYGOTE, GUARDIAN, "zygote"), (SCHEDULER, ZYGOTE, "zygote"), *more]
-    return {pid: ProcessInfo(pid, ppid, title, "S", 0, 0, pid) for pid, ppid, title in rows}
+    return {pid: ProcessInfo(pid, ppid, title, "S", 0, pid) for pid, ppid, title in rows}
 
 
 OWN = [

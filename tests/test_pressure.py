@@ -23,7 +23,7 @@ class Time:
 
 
 def unit(pid: int, seconds: float) -> dict[int, ProcessInfo]:
-    return {pid: ProcessInfo(pid, 1, "worker", "S", int(seconds * TICKS), 0, 0)}
+    return {pid: ProcessInfo(pid, 1, "worker", "S", int(seconds * TICKS), 0)}
 
 
 @pytest.mark.parametrize(("used", "working"), [(0.05, False), (0.3, True)], ids=["heartbeats", "imports"])

@@ -28,8 +28,8 @@ class World:
     def case(self) -> Any:
         backend = SimpleNamespace(pending=lambda callback: [], nodes=lambda: [])
         env = SimpleNamespace(
-            processes=lambda: {7: ProcessInfo(7, 1, "worker", "S", self.ticks, 0, 1)},
-            units=lambda: [7],
+            processes=lambda: {7: ProcessInfo(7, 1, "worker", "S", self.ticks, 1)},
+            units=lambda processes: list(processes),
             site=SimpleNamespace(recorders={}, scheduler_pid=2),
             backend=backend,
             api_server=SimpleNamespace(pid=3),

@@ -41,7 +41,8 @@ def state_apis() -> dict[str, Any]:
     from airflow.api_fastapi import core_api
 
     folder = Path(core_api.__path__[0]) / "openapi"
-    documents = {path.name: yaml.safe_load(path.read_text("utf-8")) for path in sorted(folder.glob("*.y*ml"))}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
+    documents = {path.name: yaml.load(path.read_text("utf-8"), loader) for path in sorted(folder.glob("*.y*ml"))}
     found = [one for document in documents.values() for one in operations(document) if tells_state(one)]
     return {"documents": list(documents), "routes": sorted({(one.method, one.path) for one in found})}
 

@@ -53,6 +53,8 @@ def _status_of(pid: int) -> int | None:
 
 
 WARM = (
+    "airflow.api_fastapi.auth.tokens",
+    "airflow.api_fastapi.core_api.datamodels.dag_run",
     "airflow.executors.executor_loader",
     "airflow.jobs.scheduler_job_runner",
     "airflow.models.deadline",
@@ -66,7 +68,10 @@ def _preload() -> None:
 
     Imports, the mappers that SQLAlchemy configures at a process's first query, and the metrics' registry.
     """
-    for module in (*ROLES.values(), *WARM):
+    for module in WARM:
+        with contextlib.suppress(ImportError):  # where another core has it elsewhere, the fork imports it
+            importlib.import_module(module)
+    for module in ROLES.values():
         importlib.import_module(module)
     from airflow._shared.observability.metrics import stats
     from sqlalchemy.orm import configure_mappers
