@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST = 10_000
 """Sequences of one search."""
+BOUND = "shrinking ended at its bound, so a shorter one may exist"
 SEED = pytest.StashKey[int]()
 
 
@@ -171,11 +172,13 @@ class Searcher:
             self.state.say(f"the shortest failing sequence (seed {self.seed}), found in {len(outcome.runs)} runs:")
             for line in lines:
                 self.state.say(f"  {line}")
+            if outcome.exhausted:
+                self.state.say(f"  ({BOUND})")
         self.result = self._whole(outcome, lines)
         broken = [judged for judged in outcome.runs if judged.broken]
         notes = [f"left out: {each}" for each in choice.left_out]
         notes += [f"shortest failing sequence: {line}" for line in lines]
-        notes += ["shrinking ended at its bound, so a shorter one may exist"] if outcome.exhausted else []
+        notes += [BOUND] if outcome.exhausted else []
         self.exploration = Exploration(
             kind="sequences",
             subject=self.subject.label,

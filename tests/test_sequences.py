@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
-from executor_conformance.harness.explore.search import ERRORS, Judged, Outcome, search
+from executor_conformance.harness.explore.search import ERRORS, RERUNS, Judged, Outcome, search
 from executor_conformance.harness.explore.sequences import (
     CLAUSES,
     FATES,
@@ -20,6 +20,7 @@ from executor_conformance.harness.explore.sequences import (
     strategy,
     weight,
 )
+from executor_conformance.harness.explore.shrink import shorter
 
 ALL = Choice(tuple(FATES), True, CLAUSES)
 VICTIMS = {"child", "supervisor", "unit"}
@@ -82,6 +83,26 @@ def test_the_shortest_failing_sequence_is_found() -> None:
         "1. a callback whose unit is killed while it runs",
         "2. a task that succeeds",
     ]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_few_runs_are_enough_to_shrink(seed: int) -> None:
+    """A run of a sequence takes ten seconds, so there are not many."""
+    outcome = searched(unit_then_task, seed=seed, reruns=RERUNS)
+    assert outcome.shortest is not None
+    assert len([name for each in outcome.shortest.sequence for name in each.fates]) <= 3
+
+
+def test_what_is_shorter_is_shorter() -> None:
+    whole = (Round(("unit-killed", "task-raises", "raises"), away=True), Round(("succeeds",)), Round(("exits",)))
+    candidates = list(shorter(whole))
+    assert all(weight(each) < weight(whole) for each in candidates)
+    assert (Round(("succeeds",)),) in candidates, "one round alone"
+    assert whole[:1] + whole[2:] in candidates, "without one round"
+    assert (Round(("task-raises", "raises"), away=True), *whole[1:]) in candidates, "without one workload"
+    assert (Round(whole[0].fates), *whole[1:]) in candidates, "with the API there"
+    assert (Round(("unit-killed", "succeeds", "raises"), away=True), *whole[1:]) in candidates, "with one fault less"
+    assert list(shorter((Round(("succeeds",)),))) == []
 
 
 @pytest.mark.parametrize("reruns", [0, 1, 4])

@@ -1,13 +1,15 @@
-"""The search: sequences drawn by hypothesis from a seed, and the shortest failing one."""
+"""The search: sequences drawn by hypothesis from a seed, and the shortest failing one that a few more runs find."""
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from executor_conformance.harness.explore.sequences import Drawn, weight
+from executor_conformance.harness.explore.shrink import shrink
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -37,6 +39,8 @@ class Outcome(Generic[Result]):
     runs: list[Judged[Result]] = field(default_factory=list)
     drawn: int = 0
     """Runs of the search itself; those after it were for shrinking."""
+    first: Judged[Result] | None = None
+    """The one that failed of those that were drawn, if any."""
     shortest: Judged[Result] | None = None
     exhausted: bool = False
     """Shrinking ended at its bound, so a shorter sequence may exist."""
@@ -48,7 +52,7 @@ class Outcome(Generic[Result]):
 
 
 class _Violation(Exception):
-    """The sequence breaks the same clause as the first that failed."""
+    """The sequence breaks a clause."""
 
 
 class _Over(BaseException):
@@ -62,45 +66,51 @@ def search(
     seed: int,
     reruns: int = RERUNS,
 ) -> Outcome[Result]:
-    """Run up to ``count`` sequences; the first that fails is shrunk with at most ``reruns`` further runs.
+    """Run up to ``count`` sequences; the first that fails is made shorter with at most ``reruns`` further runs.
 
-    A sequence is run once; whatever hypothesis asks for beyond the bound counts as passed. While shrinking, only a
-    failure of a clause that the first one broke counts, so that one defect is not taken for another.
+    A sequence is run once. While shrinking, only a failure of a clause that the first one broke counts, so that one
+    defect is not taken for another.
     """
     import hypothesis
     from hypothesis import configuration
 
     outcome: Outcome[Result] = Outcome()
     seen: dict[Drawn, Judged[Result]] = {}
-    first: list[Judged[Result]] = []
 
-    def look(sequence: Drawn) -> None:
-        judged = seen.get(sequence)
-        if judged is None:
-            if first and outcome.reruns >= reruns:
-                outcome.exhausted = True
-                return
-            if not first and outcome.drawn >= count:
-                return
-            judged = seen[sequence] = run(sequence)
-            outcome.runs.append(judged)
-            outcome.drawn += not first
+    def judge(sequence: Drawn) -> Judged[Result]:
+        if sequence not in seen:
+            seen[sequence] = run(sequence)
+            outcome.runs.append(seen[sequence])
             if sum(each.error for each in outcome.runs) >= ERRORS:
                 raise _Over
-        if not judged.broken or (first and not judged.broken & first[0].broken):
-            return
-        if not first:
-            first.append(judged)
-        if outcome.shortest is None or weight(sequence) < weight(outcome.shortest.sequence):
-            outcome.shortest = judged
-        raise _Violation
+        return seen[sequence]
+
+    def look(sequence: Drawn) -> None:
+        if sequence in seen or outcome.drawn < count:
+            judged = judge(sequence)
+            outcome.drawn = len(outcome.runs)
+            if judged.broken:
+                outcome.first = outcome.shortest = judged
+                raise _Violation
+
+    def fails_too(sequence: Drawn) -> bool | None:
+        assert outcome.first is not None
+        assert outcome.shortest is not None
+        if sequence not in seen and outcome.reruns >= reruns:
+            outcome.exhausted = True
+            return None
+        judged = judge(sequence)
+        if not judged.broken & outcome.first.broken:
+            return False
+        outcome.shortest = min(outcome.shortest, judged, key=lambda each: weight(each.sequence))
+        return True
 
     settings = hypothesis.settings(
         max_examples=count,
         database=None,
         deadline=None,
         derandomize=False,
-        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+        phases=(hypothesis.Phase.generate,),
         suppress_health_check=list(hypothesis.HealthCheck),
         report_multiple_bugs=False,
         print_blob=False,
@@ -110,7 +120,11 @@ def search(
         configuration.set_hypothesis_home_dir(home)  # it would leave a folder where pytest was called
         try:
             hypothesis.seed(seed)(settings(hypothesis.given(sequences)(look)))()
-        except (_Violation, _Over):
+        except _Violation:
+            assert outcome.first is not None
+            with contextlib.suppress(_Over):
+                shrink(outcome.first.sequence, fails_too)
+        except _Over:
             pass
         finally:
             configuration.set_hypothesis_home_dir(None)
