@@ -246,12 +246,14 @@ class Case:
     def until(self, condition: Callable[[], Any], reason: str, limit: float | None = None, **step: Any) -> None:
         """Step the scheduler, with ``step``, until ``condition`` holds.
 
-        :raises BoundReached: it did not within ``limit`` seconds; ``reason`` says what was waited for.
+        :raises BoundReached: it did not, and nothing has moved for ``limit`` seconds (see :meth:`RestWatch.expired`);
+            ``reason`` says what was waited for.
         """
         limit = limit or self.env.settle_s
-        deadline = time.monotonic() + limit
+        watch = RestWatch(self, self.callbacks)
         while not condition():
-            if time.monotonic() > deadline:
+            watch.at_rest()  # for what it notices of movement; rest may well be what is waited for
+            if watch.expired(limit):
                 self.env.sink("bound", waiting_for=reason, limit_s=limit)
                 raise BoundReached(f"{reason}: not within {limit:g} s.")
             self.pump(**step)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from executor_conformance.harness import pressure, rest
+from executor_conformance.harness.case import Case
+from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.rest import RestWatch
 
@@ -40,13 +42,19 @@ class World:
             history=SimpleNamespace(of=lambda *kind, **fields: []),
             plain_scheduler=None,
             patience_s=1.2,
+            settle_s=LIMIT,
+            sink=lambda kind, **fields: None,
         )
         return SimpleNamespace(env=env)
 
-    def after(self, watch: RestWatch, seconds: float, ticks: int) -> bool:
-        """Let time pass and the worker use CPU, ask as a step of a case does, and say whether the wait expires."""
+    def let_pass(self, seconds: float, ticks: int) -> None:
+        """Let time pass and the worker use CPU."""
         self.now += seconds
         self.ticks += ticks
+
+    def after(self, watch: RestWatch, seconds: float, ticks: int) -> bool:
+        """Let time pass and the worker use CPU, ask as a step of a case does, and say whether the wait expires."""
+        self.let_pass(seconds, ticks)
         assert not watch.at_rest()
         return watch.expired(LIMIT)
 
@@ -83,3 +91,25 @@ def test_a_heartbeat_is_no_work(world: World) -> None:
     assert not world.after(watch, 1, 0)
     beats = [world.after(watch, 1, 1) for _ in range(int(LIMIT) + 1)]
     assert beats[-1]
+
+
+@pytest.mark.parametrize(("ticks", "seconds"), [(0, LIMIT), (WORK_TICKS, 3 * LIMIT)], ids=["nothing moves", "it works"])
+def test_a_wait_for_something_expires_as_one_for_rest(
+    world: World, monkeypatch: pytest.MonkeyPatch, ticks: int, seconds: float
+) -> None:
+    case = Case(world.case().env)
+    monkeypatch.setattr(case, "pause", lambda: None)
+    monkeypatch.setattr(case, "pump", lambda **step: world.let_pass(5, ticks))
+    began = world.now
+    with pytest.raises(BoundReached, match="the end: not within 30 s"):
+        case.until(lambda: False, "the end")
+    assert seconds < world.now - began <= seconds + 10
+
+
+def test_a_wait_ends_with_what_it_waits_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(world.case().env)
+    monkeypatch.setattr(case, "pause", lambda: None)
+    monkeypatch.setattr(case, "pump", lambda **step: world.let_pass(5, 0))
+    end = world.now + 20
+    case.until(lambda: world.now >= end, "the end")
+    assert world.now == end
