@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from executor_conformance.backends.aws import preflight, probe
 from executor_conformance.backends.aws.account import ExistingAccount
-from executor_conformance.backends.aws.account_file import load, problems
+from executor_conformance.backends.aws.account_file import LEAST_SETTLE_S, load, problems
 from executor_conformance.backends.aws.account_services import BatchAccount, EcsAccount, LambdaAccount, merged
 from executor_conformance.backends.aws.batch import WAYS as BATCH_WAYS
 from executor_conformance.backends.aws.ecs import SECTION, EcsBackend
@@ -65,7 +65,7 @@ def test_each_missing_thing_is_a_sentence(tmp_path: Path) -> None:
     ("more", "changed", "words"),
     [
         ("colour = 1\n", {}, "has the unknown entry 'colour'"),
-        ("settle_s = 3\n", {}, "it is at least 30 seconds"),
+        ("settle_s = 60\n", {}, "it is at least 210 seconds"),
         ("profile = 3\n", {}, "gives profile as no text in quotes"),
         ("", {"ecs": SECTIONS["ecs"] + "subnet = 'a'\n"}, "has the unknown entry 'subnet' in [ecs]"),
         ("", {"ecs": SECTIONS["ecs"] + "subnets = 'a'\n"}, "gives subnets in [ecs] as no list"),
@@ -372,6 +372,7 @@ def test_members_of_the_backend(aws: Aws, tmp_path: Path) -> None:
         assert backend.victims == frozenset()
         assert f"of the account {ACCOUNT}, us-east-1 at the endpoint" in backend.control_plane
         assert backend.settle_s == 300
+        assert backend.callable_timeout_s + 60 <= LEAST_SETTLE_S, "no callable is given up on before its timeout"
         assert set(backend.faults) <= set(kind.ways)
 
 
