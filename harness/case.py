@@ -243,20 +243,29 @@ class Case:
         """One step of the scheduler loop."""
         self.env.pump(scheduling=self.scheduling, **{name: value for name, value in step.items() if value})
 
-    def until(self, condition: Callable[[], Any], reason: str, limit: float | None = None, **step: Any) -> None:
+    def until(
+        self,
+        condition: Callable[[], Any],
+        reason: str,
+        limit: float | None = None,
+        tasks: Sequence[tuple[Run, str]] = (),
+        **step: Any,
+    ) -> None:
         """Step the scheduler, with ``step``, until ``condition`` holds.
 
-        :raises BoundReached: it did not, and nothing has moved for ``limit`` seconds (see :meth:`RestWatch.expired`);
+        :param limit: in seconds; as long as a callback may take, unless told.
+        :param tasks: that it has to do with, so that their movement counts.
+        :raises BoundReached: it did not, and nothing has moved for as long (see :meth:`RestWatch.expired`);
             ``reason`` says what was waited for.
         """
         limit = limit or self.env.settle_s
-        watch = RestWatch(self, self.callbacks)
+        watch = RestWatch(self, [], tasks)  # no callbacks: giving up on the condition says nothing of their rows
         while not condition():
-            watch.at_rest()  # for what it notices of movement; rest may well be what is waited for
-            if watch.expired(limit):
-                self.env.sink("bound", waiting_for=reason, limit_s=limit)
-                raise BoundReached(f"{reason}: not within {limit:g} s.")
             self.pump(**step)
+            watch.at_rest()  # so that it sees what moves; rest may well be what is waited for
+            if watch.expired(limit):
+                watch.give_up(reason, limit)
+                raise BoundReached(f"{reason}: not within {limit:g} s.")
             self.pause()
 
     def reach(self, point: Breakpoint | WireRule, reason: str) -> dict[str, Any]:

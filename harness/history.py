@@ -77,7 +77,7 @@ class History:
         self.events: list[Event] = []
         self.changed = threading.Condition()
         self.unwritten = ""
-        self._of: dict[tuple[str, Any], list[Event]] = {}
+        self._index: dict[tuple[str, Any], list[Event]] = {}
         self._size = 0
         try:
             self._file = path.open("ab", buffering=0) if path else None
@@ -94,9 +94,9 @@ class History:
         event: Event = {"t": round(self.clock.now() if t is None else t, 4), "kind": kind, **fields}
         with self.changed:
             self.events.append(event)
-            self._of.setdefault((kind, None), []).append(event)
+            self._index.setdefault((kind, None), []).append(event)
             if isinstance(value := event.get(_ASKED_BY.get(kind, "")), str):
-                self._of.setdefault((kind, value), []).append(event)
+                self._index.setdefault((kind, value), []).append(event)
             if self._file:
                 self._write(
                     (json.dumps(event, default=str, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
@@ -132,7 +132,7 @@ class History:
 
     def _candidates(self, kind: str, value: Any) -> list[Event]:
         with self.changed:
-            return list(self._of.get((kind, value if isinstance(value, str) else None), ()))
+            return list(self._index.get((kind, value if isinstance(value, str) else None), ()))
 
     def close(self) -> None:
         """Close the file; further appends are kept in memory only."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.limits import LIMITS
@@ -12,7 +12,7 @@ from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.view import TERMINAL, HistoryView
 
 if TYPE_CHECKING:
-    from executor_conformance.harness.case import Callback, Case, Run
+    from executor_conformance.harness.case import Callback, Case
 
 
 LIVENESS = ("CRASH-1", "CRASH-2", "CRASH-3", "CRASH-4", "CRASH-5", "CRASH-6", "CRASH-8", "CRASH-9")
@@ -67,21 +67,6 @@ def until_delivered_again(case: Case, callback: Callback, before: Collection[int
             mark, since = now, time.monotonic()
         case.pause()
     case.env.sink("note", what="second delivery came to nothing", callback=callback.id)
-
-
-def until_task(case: Case, run: Run, task_id: str, condition: Callable[[], Any], reason: str) -> None:
-    """Step until ``condition`` holds, as long as anything moves that has to do with a task.
-
-    :raises BoundReached: it did not; ``reason`` says what was waited for.
-    """
-    watch = RestWatch(case, [], tasks=[(run, task_id)])
-    while not condition():
-        case.pump()
-        watch.at_rest()  # so that it sees what moves
-        if watch.expired(case.env.settle_s):
-            watch.give_up(reason, case.env.settle_s)
-            raise BoundReached(f"{reason}: not within {case.env.settle_s:g} s.")
-        case.pause()
 
 
 def while_it_matters(case: Case, callback: Callback, before: Collection[int]) -> None:

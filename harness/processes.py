@@ -247,7 +247,7 @@ class ProcessWatcher:
         self._known: dict[tuple[int, int], tuple[int, str]] = {}
         self._descendants = Descendants()
 
-    def _below(self) -> Iterable[Stat]:
+    def _stats(self) -> Iterable[Stat]:
         return self._descendants.of([self.supervisor.guardian_pid, *self.roots()]).values()
 
     is_alive = staticmethod(is_alive)
@@ -262,7 +262,7 @@ class ProcessWatcher:
         A parent is recorded before its children; zombies are gone.
         """
         now: dict[tuple[int, int], tuple[int, str]] = {}
-        for stat in self._below():
+        for stat in self._stats():
             if stat.state not in "ZX":
                 # Read each time: a child is born with its parent's title and gets its own by exec.
                 now[stat.pid, stat.started] = (stat.ppid, title_of(stat.pid, stat.comm))
@@ -294,6 +294,6 @@ class ProcessWatcher:
                 cpu_ticks=stat.cpu_ticks,
                 started=stat.started,
             )
-            for stat in self._below()
+            for stat in self._stats()
             if zombies or stat.state not in "ZX"
         }

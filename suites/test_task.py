@@ -3,7 +3,6 @@
 import pytest
 from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.errors import BoundReached
-from executor_conformance.harness.points import until_task
 from executor_conformance.suites.marks import decides
 from executor_conformance.suites.test_crash import pids_of
 
@@ -27,15 +26,15 @@ def test_state_of_a_killed_task(case: Case, victim: str) -> None:
         return len(case.env.history.of("effect", probe="task-remembers", what=what))
 
     written = "the task to write into its state store"
-    until_task(case, run, "remembers", lambda: kept.reached or reports("return"), written)
+    case.until(lambda: kept.reached or reports("return"), written, tasks=[(run, "remembers")])
     if not kept.hit:
         raise NotApplicable("The running core gives a task no state store.")
     case.env.effects.breakpoints.remove(kept)  # the next try runs through
     case.kill(pids_of(case, victim, kept.hit["pid"], kept.hit["ppid"]), "task-killed", victim)
     kept.release()
     try:
-        until_task(case, run, "remembers", lambda: reports("return"), "the next try of the killed task")
-        until_task(case, run, "remembers", lambda: not case.env.units(), "the end of the next try")
+        case.until(lambda: reports("return"), "the next try of the killed task", tasks=[(run, "remembers")])
+        case.until(lambda: not case.env.units(), "the end of the next try", tasks=[(run, "remembers")])
     except BoundReached as none:
         case.env.sink("note", what="no further try", message=str(none))
     case.scheduling = False

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from executor_conformance.backends.aws import preflight, probe
-from executor_conformance.backends.aws.account_file import OPTION, AccountFile, load
+from executor_conformance.backends.aws.account_file import CALLABLE_TIMEOUT_S, OPTION, AccountFile, load
 from executor_conformance.backends.aws.substrate import ENDED, WITHHELD, AwsSubstrate
 from executor_conformance.backends.emulation import Way
 from executor_conformance.harness.backend import Options, Site
@@ -40,8 +40,6 @@ START_S = 600.0
 """A bound on the probe's start, the pull of a large image included."""
 MISSING_S = 30.0
 """For so long what was just started may be unknown to the service's next answer."""
-CALLABLE_TIMEOUT_S = 150
-"""Containers start one after the other in up to a minute, while a callable that started first holds its slot."""
 
 
 class ExistingAccount(AwsSubstrate):

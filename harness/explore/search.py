@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from executor_conformance.harness.explore.sequences import Drawn, weight
+from executor_conformance.harness.explore.sequences import Drawn
 from executor_conformance.harness.explore.shrink import shrink
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class _Violation(Exception):
 
 
 class _Over(BaseException):
-    """The harness broke too often; nothing more is to be learnt. hypothesis passes on what is no Exception."""
+    """No more is run: the harness broke too often, or the bound is reached. No Exception, so hypothesis lets it by."""
 
 
 def search(
@@ -86,23 +86,24 @@ def search(
         return seen[sequence]
 
     def look(sequence: Drawn) -> None:
-        if sequence in seen or outcome.drawn < count:
-            judged = judge(sequence)
-            outcome.drawn = len(outcome.runs)
-            if judged.broken:
-                outcome.first = outcome.shortest = judged
-                raise _Violation
-
-    def fails_too(sequence: Drawn) -> bool | None:
-        assert outcome.first is not None
-        assert outcome.shortest is not None
-        if sequence not in seen and outcome.reruns >= reruns:
-            outcome.exhausted = True
-            return None
+        if sequence not in seen:
+            if outcome.drawn >= count:
+                return
+            outcome.drawn += 1
         judged = judge(sequence)
+        if judged.broken:
+            outcome.first = outcome.shortest = judged
+            raise _Violation
+
+    def fails_too(shorter: Drawn) -> bool:
+        assert outcome.first is not None
+        if shorter not in seen and outcome.reruns >= reruns:
+            outcome.exhausted = True
+            raise _Over
+        judged = judge(shorter)
         if not judged.broken & outcome.first.broken:
             return False
-        outcome.shortest = min(outcome.shortest, judged, key=lambda each: weight(each.sequence))
+        outcome.shortest = judged
         return True
 
     settings = hypothesis.settings(
@@ -119,13 +120,11 @@ def search(
     with tempfile.TemporaryDirectory(prefix="executor-conformance-sequences-") as home:
         configuration.set_hypothesis_home_dir(home)  # it would leave a folder where pytest was called
         try:
-            hypothesis.seed(seed)(settings(hypothesis.given(sequences)(look)))()
-        except _Violation:
-            assert outcome.first is not None
-            with contextlib.suppress(_Over):
-                shrink(outcome.first.sequence, fails_too)
-        except _Over:
-            pass
+            with contextlib.suppress(_Violation, _Over):
+                hypothesis.seed(seed)(settings(hypothesis.given(sequences)(look)))()
         finally:
             configuration.set_hypothesis_home_dir(None)
+    if outcome.first is not None:
+        with contextlib.suppress(_Over):
+            shrink(outcome.first.sequence, fails_too)
     return outcome

@@ -89,13 +89,6 @@ def steps(sequence: Drawn) -> list[str]:
     return [f"{number}. {each}" for number, each in enumerate(sequence, 1)]
 
 
-def weight(sequence: Drawn) -> tuple[int, int, int]:
-    """By what one sequence is shorter than another: workloads, then rounds, then how much is done to them."""
-    order = list(FATES)
-    workloads = [order.index(name) for each in sequence for name in each.fates]
-    return len(workloads), len(sequence), sum(workloads) + len(order) * sum(each.away for each in sequence)
-
-
 @dataclass(frozen=True)
 class Choice:
     """What is drawn for a subject and what is decided; ``left_out`` says in sentences what is not, and why."""

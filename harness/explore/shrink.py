@@ -13,22 +13,14 @@ from executor_conformance.harness.explore.sequences import Drawn, Round
 SIMPLEST = "succeeds"
 
 
-def shrink(sequence: Drawn, fails: Callable[[Drawn], bool | None]) -> None:
-    """Cut ``sequence`` for as long as something shorter fails.
+def shrink(sequence: Drawn, fails: Callable[[Drawn], bool]) -> None:
+    """Cut ``sequence`` for as long as something shorter fails; the last that did is the shortest.
 
-    :param fails: whether a sequence fails, or None: no more can be run.
+    :param fails: runs a sequence; what it raises ends the cutting.
     """
-    current = sequence
-    while True:
-        for candidate in shorter(current):
-            found = fails(candidate)
-            if found is None:
-                return
-            if found:
-                current = candidate
-                break
-        else:
-            return
+    found: Drawn | None = sequence
+    while found is not None:
+        found = next((each for each in shorter(found) if fails(each)), None)
 
 
 def shorter(sequence: Drawn) -> Iterator[Drawn]:
