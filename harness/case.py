@@ -68,6 +68,7 @@ class Case:
     runs: list[Run] = field(default_factory=list)
     _pause: float = LIMITS.pump_interval
     _seen: int = 0
+    _step_s: float = 0.0
 
     # -- doing --------------------------------------------------------------------------------------------
 
@@ -233,15 +234,20 @@ class Case:
     # -- waiting ------------------------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Between two steps: short while things happen, longer while nothing does, for a step costs CPU."""
+        """Between two steps: short while things happen, longer while nothing does or a step takes long.
+
+        A step costs CPU, which the workers need.
+        """
         seen = len(self.env.history.events)
         self._pause = LIMITS.pump_interval if seen != self._seen else min(1.4 * self._pause, LIMITS.pump_interval_idle)
         self._seen = seen
-        time.sleep(self._pause)
+        time.sleep(max(self._pause, min(LIMITS.pump_times_step * self._step_s, LIMITS.pump_interval_most)))
 
     def pump(self, **step: Any) -> None:
         """One step of the scheduler loop."""
+        began = time.monotonic()
         self.env.pump(scheduling=self.scheduling, **{name: value for name, value in step.items() if value})
+        self._step_s = time.monotonic() - began
 
     def until(
         self,

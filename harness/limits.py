@@ -29,6 +29,8 @@ class Limits:
     quiet_steps: int = 5  # scheduler steps within the quiet window
     pump_interval: float = 0.02  # between two scheduler steps while something is awaited and things happen
     pump_interval_idle: float = 0.1  # the same while nothing has happened for a while
+    pump_interval_most: float = 0.3  # the same where a step itself takes long
+    pump_times_step: float = 2.0  # a pause is at least so many steps long, so that the CPU is left to the workers
     callback_execution_timeout: int = 8  # [callbacks] callback_execution_timeout, if a backend needs no more
     effect_hold: float = 60.0  # a held callable gives up after this
 
