@@ -39,12 +39,26 @@ def token_is_kept_secret(view: HistoryView) -> Found:
     needed = (*NEEDED, "submission") if in_submissions(scan["carriers"]) else NEEDED
     if unseen := [place for place in needed if place not in scan["looked"] and place not in scan["not_seen"]]:
         return Unproven(f"nothing was looked at as {', '.join(unseen)}")
+    carriers = _in_sight(scan)
+    if carriers and not any(one["place"] == "transport" for one in found):
+        # Where the token must be, the scan has to find it, or what it does not find elsewhere says nothing
+        return Unproven(f"no token was found in {' or '.join(carriers)}, which must hold one")
     return Kept("; ".join([_scanned(scan), *_notes(scan, found)]))
 
 
 def in_submissions(carriers: Iterable[str]) -> bool:
     """Whether what carries the token is part of what a control plane is handed; see ``Backend.carriers``."""
     return any(not carrier.startswith(("file:", "table:")) for carrier in carriers)
+
+
+def _in_sight(scan: Event) -> list[str]:
+    """The carriers that were looked at while they held a token; a broker's file is gone as soon as it is read."""
+    seen = "submission" not in scan["not_seen"]
+    return [
+        carrier
+        for carrier in scan["carriers"]
+        if carrier.startswith("table:") or (seen and not carrier.startswith("file:"))
+    ]
 
 
 def _given_out(view: HistoryView) -> set[str]:
