@@ -348,12 +348,13 @@ class Case:
         """Worker processes that wait for a workload."""
         return self.env.backend.idle_units(self.env.processes())
 
-    def lose_node(self, point: str) -> None:
-        """Kill the whole worker and start a new one."""
+    def lose_node(self, point: str) -> list[int]:
+        """Kill the whole worker and start a new one; the pids of what was killed."""
         self.fault(point, victim="node", pids=[])
         killed = self.env.backend.lose_node()
         self.env.sink("note", what="node lost", pids=killed)
         self.env.observe()
+        return killed
 
     def settle(self, callbacks: Sequence[Callback] | None = None, limit: float | None = None) -> None:
         """Step until everything about ``callbacks`` (default: all of the case) has come to rest.

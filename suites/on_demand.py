@@ -201,7 +201,8 @@ def _plan(state: ConformanceState, subject: Subject, victim: str, about: dict[st
     sweep.healthy_s = round(time.monotonic() - began, 1)
     sweep.trouble = (str(raised) or type(raised).__name__) if raised else unhealthy(run.history)
     if not sweep.trouble:
-        sweep.boundaries = boundaries_of(run.history, victim, "idle" in env.backend.victims)
+        nodes = [node.pid for node in env.backend.nodes()] if "node" in env.backend.victims else []
+        sweep.boundaries = boundaries_of(run.history, victim, "idle" in env.backend.victims, nodes)
     return sweep
 
 

@@ -13,6 +13,7 @@ from executor_conformance.harness.explore.boundaries import (
     MOST,
     NO_CHILD,
     NOT_YET,
+    STUBBED,
     TOO_MANY,
     Boundary,
     boundaries_of,
@@ -117,6 +118,37 @@ def test_nobody_is_killed_who_has_ended() -> None:
     plan = boundaries_of(recorded().stored(), "unit", idle=True)
     assert skipped(plan)["event success"] == ENDED
     assert skipped(plan)["row success"] == ENDED
+
+
+NODE = 77
+JOB = f"/edge_worker/v1/jobs/state/{ID}/success"
+LOGS = f"/edge_worker/v1/logs/push/{ID}"
+
+
+def told_by_a_node() -> Written:
+    """As recorded, and the whole worker pushes the log and tells the end after the unit's; the push is stubbed."""
+    way = recorded()
+    at = next(number for number, event in enumerate(way.events) if event.get("state") == "success")
+    beside = history().callback(ID)
+    beside.request(ID, LOGS, None, pid=NODE).request(ID, JOB, pid=NODE)
+    push, *job = [event for event in beside.events if event["kind"] == "wire"]
+    sent = [push, {**push, "phase": "fault", "action": "answer"}, {**push, "phase": "response"}, *job]
+    way.events[at:at] = [{**event, "api": "edge", "t": way.events[at]["t"] - 0.001} for event in sent]
+    return way
+
+
+def test_a_whole_worker_is_killed_where_it_speaks_for_a_unit_that_has_ended() -> None:
+    told = skipped(boundaries_of(told_by_a_node().stored(), "unit", idle=True, nodes=[NODE]))
+    assert not [name for name in told if "jobs/state" in name]
+    assert told["row success"] == ENDED
+    for victim, nodes in (("unit", []), ("supervisor", [NODE])):
+        told = skipped(boundaries_of(told_by_a_node().stored(), victim, idle=True, nodes=nodes))
+        assert [why for name, why in told.items() if "jobs/state" in name] == [ENDED, ENDED]
+
+
+def test_nobody_is_killed_at_a_request_that_the_environment_answers() -> None:
+    told = skipped(boundaries_of(told_by_a_node().stored(), "unit", idle=True, nodes=[NODE]))
+    assert [why for name, why in told.items() if "logs/push" in name] == [STUBBED, STUBBED]
 
 
 @pytest.mark.parametrize(("idle", "why"), [(True, None), (False, IDLE)])

@@ -7,7 +7,7 @@ They are read from the history of that one run and have names that are the same 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -27,9 +27,14 @@ BORN = "worker born"
 NOT_YET = "no worker has the callback yet, and the scheduler is not killed"
 ENDED = "the worker has ended by then"
 IDLE = "the worker has ended the callback by then, and the environment has no means to kill an idle worker"
+STUBBED = "the environment answers this request in the server's place"
 NO_CHILD = "the child has ended by then"
 IS_SUPERVISOR = "this process is the supervisor, and has no child yet"
 TOO_MANY = f"beyond the limit of {MOST} boundaries"
+
+
+_Moment = tuple[float, str, str, Event]
+"""Time, kind, what, and the event of the wire where it is one."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +96,12 @@ def unhealthy(history: History) -> str:
     return ""
 
 
-def boundaries_of(history: History, victim: str, idle: bool) -> list[Boundary]:
+def boundaries_of(history: History, victim: str, idle: bool, nodes: Collection[int] = ()) -> list[Boundary]:
     """The boundaries of the recorded run in their order, those where nobody is killed with the reason.
 
     :param victim: one of ``VICTIMS``.
     :param idle: whether the environment can kill a worker that waits for a workload.
+    :param nodes: whole workers of the recording, by pid, that can be killed where they speak for a unit that has ended.
     """
     view = HistoryView(history)
     callback = view.subjects[0]
@@ -103,30 +109,30 @@ def boundaries_of(history: History, victim: str, idle: bool) -> list[Boundary]:
     # The end of the child is seen at the same time as what follows from it, or later
     moments = sorted(_moments(view, callback, rest), key=lambda moment: (moment[0], moment[1] != "callable"))
     seen: Counter[tuple[str, str]] = Counter()
-    worker = _Worker(view, callback)
+    worker = _Worker(view, callback, nodes if victim == "unit" else ())
     found = []
-    for t, kind, what in moments:
+    for t, kind, what, wire in moments:
         seen[kind, what] += 1
         number = seen[kind, what]
         boundary = Boundary(_name(kind, what, number), kind, what, number, round(t - callback.submitted["t"], 4))
-        found.append(replace(boundary, skipped=worker.absent(boundary, t, victim, idle)))
+        found.append(replace(boundary, skipped=worker.absent(boundary, t, wire, victim, idle)))
     return [each if number < MOST else replace(each, skipped=TOO_MANY) for number, each in enumerate(found)]
 
 
-def _moments(view: HistoryView, callback: CallbackView, rest: float) -> list[tuple[float, str, str]]:
-    moments = [(row["t"], "row", str(row["new"])) for row in callback.rows]
-    moments += [(event["t"], "event", str(event["state"])) for event in callback.events]
-    moments += [(note["t"], "birth", str(note["number"])) for note in view.of("note", what=BORN)]
-    moments += [(effect["t"], "callable", str(effect["what"])) for effect in callback.effects]
+def _moments(view: HistoryView, callback: CallbackView, rest: float) -> list[_Moment]:
+    moments: list[_Moment] = [(row["t"], "row", str(row["new"]), {}) for row in callback.rows]
+    moments += [(event["t"], "event", str(event["state"]), {}) for event in callback.events]
+    moments += [(note["t"], "birth", str(note["number"]), {}) for note in view.of("note", what=BORN)]
+    moments += [(effect["t"], "callable", str(effect["what"]), {}) for effect in callback.effects]
     for wire in view.of("wire"):
         claims = (wire.get("token") or {}).get("claims")
         if wire["phase"] in ("request", "response") and concerns(callback.id, wire["path"], claims):
             what = request_name(wire["method"], wire["path"], callback.id)
-            moments.append((wire["t"], wire["phase"], what))
+            moments.append((wire["t"], wire["phase"], what, wire))
     last = callback.effects[-1]
-    told = [t for t, kind, what in moments if kind in ("event", "row") and what in TERMINAL]
+    told = [t for t, kind, what, _ in moments if kind in ("event", "row") and what in TERMINAL]
     gone = [event["t"] for event in (_gone(view, last["pid"]),) if event]
-    moments.append((max(last["t"], min([rest, *told, *gone])), "callable", "exit"))
+    moments.append((max(last["t"], min([rest, *told, *gone])), "callable", "exit", {}))
     return [moment for moment in moments if moment[0] <= rest]
 
 
@@ -149,7 +155,7 @@ def _ordinal(number: int) -> str:
 class _Worker:
     """When the worker of the recorded callback was there."""
 
-    def __init__(self, view: HistoryView, callback: CallbackView) -> None:
+    def __init__(self, view: HistoryView, callback: CallbackView, nodes: Collection[int]) -> None:
         entered = callback.effects[0]
         self.child, self.supervisor = entered["pid"], entered.get("ppid")
         self.births = {str(note["number"]): note for note in view.of("note", what=BORN)}
@@ -158,9 +164,11 @@ class _Worker:
         self.since = min([entered["t"], *requests, *born])
         gone = _gone(view, self.supervisor) if self.supervisor else None
         self.until = gone["t"] if gone else None
+        self.nodes = nodes
+        self.stubbed = {(event["api"], event["seq"]) for event in view.of("wire", action="answer")}
 
-    def absent(self, boundary: Boundary, t: float, victim: str, idle: bool) -> str:
-        """Why nobody can be killed at ``t``; empty if somebody can.
+    def absent(self, boundary: Boundary, t: float, wire: Event, victim: str, idle: bool) -> str:
+        """Why nobody can be killed at ``t``; empty if somebody can. ``wire`` is the request's event, if it is one.
 
         What the harness sees of a child's birth comes late, so whether it is there yet is for the run to tell.
         """
@@ -173,6 +181,10 @@ class _Worker:
             return IS_SUPERVISOR
         if victim == "child" and (over or boundary.what == "exit"):
             return NO_CHILD
+        if wire and (wire["api"], wire["seq"]) in self.stubbed:
+            return STUBBED
+        if wire.get("pid") in self.nodes:
+            return ""
         if self.until is not None and self.until < t and boundary.what != "exit":
             return ENDED
         return IDLE if over and not idle else ""

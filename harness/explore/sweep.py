@@ -60,6 +60,9 @@ def strike(case: Case, boundary: Boundary, order: Sequence[Boundary], victim: st
             points += [_point(case, callback, each, births) for each in next_report]
         _reach(case, point, stop, boundary)
         killed = _kill(case, callback, boundary, victim, births)
+        if not killed and victim == "unit" and point.sender() in [node.pid for node in case.env.backend.nodes()]:
+            # The unit has ended, and the whole worker tells of it: then that one is the worker at this boundary
+            killed = case.lose_node(boundary.name)
     _whole(births)
     for each in points:
         each.release_request(killed)
@@ -106,6 +109,8 @@ class _Point:
     reached: Callable[[], bool]
     release: Callable[[], None]
     release_request: Callable[[Sequence[int]], None]
+    sender: Callable[[], int | None] = lambda: None
+    """The process whose request is held."""
 
 
 def _nothing(*_: Any) -> None:
@@ -150,7 +155,12 @@ def _on_the_wire(case: Case, callback: Callback, boundary: Boundary) -> _Point:
             rule.release(drop=any(request.pid in killed for request in rule.hits))
 
     # A request counts as reached once it is held, or its answer is
-    return _Point(lambda: any(rule.applied for rule in rules), lambda: release_request(()), release_request)
+    return _Point(
+        lambda: any(rule.applied for rule in rules),
+        lambda: release_request(()),
+        release_request,
+        lambda: next((request.pid for rule in rules for request in rule.hits), None),
+    )
 
 
 # -- on the way to the boundary -------------------------------------------------------------------------------
