@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from executor_conformance.harness import processes
 from executor_conformance.harness.airflow_side import events, openapi, refusal, rows, seeding
 from executor_conformance.harness.channel import Channel
 
@@ -226,6 +227,16 @@ def _answer(path: str, message: dict[str, Any]) -> dict[str, Any]:
     return _OF_THE_CLASS[op](cls)
 
 
+def leave_nothing_running() -> None:
+    """SIGKILL all below this process: workers of an instance that was looked at would outlive it.
+
+    LocalExecutor of Airflow 3.3 starts its own with the executor, and its terminate() leaves them.
+    """
+    for pid, stat in processes.descendants_of(os.getpid()).items():
+        if stat.ppid == os.getpid():
+            processes.kill_frozen(pid)
+
+
 def serve(channel: Channel) -> None:
     """Answer inspections until the harness closes the connection."""
     from airflow.settings import configure_orm, dispose_orm
@@ -239,5 +250,6 @@ def serve(channel: Channel) -> None:
             answer = _answer(path, message)
         except Exception as error:
             answer = {"failed": f"{type(error).__name__}: {error}", "details": traceback.format_exc()}
+        leave_nothing_running()
         channel.send(answer)
     sys.stdout.flush()
