@@ -84,7 +84,15 @@ def test_nothing_is_left_of_a_run_that_was_ended(tmp_path: Path, sent: signal.Si
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     runs = tmp_path / f"executor-conformance-{os.getuid()}"
     with (tmp_path / "output").open("w") as output:
-        run = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=output, stderr=output)
+        run = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env=env,
+            stdout=output,
+            stderr=output,
+            # a shell's background job is born ignoring it
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
         try:
             histories = "conformance-report/histories/*.jsonl"
             until(lambda: list(tmp_path.glob(histories)) or run.poll() is not None, 120, "the first case")

@@ -45,9 +45,10 @@ TREE = textwrap.dedent("""
 """)
 
 HARNESS = textwrap.dedent("""
-    import os, sys, time
+    import os, signal, sys, time
     from pathlib import Path
     from executor_conformance.harness.supervisor import Supervisor
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born ignoring it
     supervisor = Supervisor(Path(sys.argv[1]))
     env = {"PATH": os.environ["PATH"]}
     supervisor.spawn("tree", [sys.executable, "-I", "-S", "-c", sys.argv[3], sys.argv[2]], env, Path("/"))
