@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import signal
 import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +29,29 @@ def save_job(job: Any) -> None:
         session.expunge(job)
 
 
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """What is done on a signal stays as it is.
+
+    Airflow 3.3 reads a Dag file with a handler of SIGSEGV and leaves it behind. It reads them in a process of their
+    own; left in the scheduler's, an executor that segfaults would hang there, and not be seen to die.
+    """
+    before = {each: signal.getsignal(each) for each in (signal.SIGSEGV, signal.SIGALRM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
 def _dag_bag() -> Any:
     from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.dag_processing.dagbag import BundleDagBag
 
     manager = DagBundlesManager()
     bundle = manager.get_bundle(BUNDLE)
-    return BundleDagBag(dag_folder=bundle.path, bundle_path=Path(bundle.path), bundle_name=BUNDLE)
+    with _signals_kept():
+        return BundleDagBag(dag_folder=bundle.path, bundle_path=Path(bundle.path), bundle_name=BUNDLE)
 
 
 def seed_metadata() -> None:
