@@ -165,6 +165,11 @@ def tree_of(pid: int) -> list[int]:
     return [pid, *(stat.pid for stat in descendants_of(pid).values() if stat.state not in "ZX")]
 
 
+def children_of(pid: int) -> list[int]:
+    """The living children of ``pid``."""
+    return [child for child, stat in descendants_of(pid).items() if stat.ppid == pid and stat.state not in "ZX"]
+
+
 def kill(pids: Iterable[int], sig: int = signal.SIGKILL) -> None:
     """Send ``sig`` to each; those that are gone or foreign are passed over."""
     for pid in pids:

@@ -168,7 +168,7 @@ def _plan(state: ConformanceState, subject: Subject, victim: str, about: dict[st
     from executor_conformance.harness.errors import ConformanceError, UsageError
     from executor_conformance.harness.explore.boundaries import boundaries_of, unhealthy
     from executor_conformance.harness.explore.plan import Sweep
-    from executor_conformance.harness.explore.sweep import record
+    from executor_conformance.harness.explore.sweep import killable_nodes, record
     from executor_conformance.harness.session import CaseSpec, describe, reproduce_line
     from executor_conformance.suites.test_sweep import test_recording
 
@@ -201,8 +201,8 @@ def _plan(state: ConformanceState, subject: Subject, victim: str, about: dict[st
     sweep.healthy_s = round(time.monotonic() - began, 1)
     sweep.trouble = (str(raised) or type(raised).__name__) if raised else unhealthy(run.history)
     if not sweep.trouble:
-        nodes = [node.pid for node in env.backend.nodes()] if "node" in env.backend.victims else []
-        sweep.boundaries = boundaries_of(run.history, victim, "idle" in env.backend.victims, nodes)
+        idle = "idle" in env.backend.victims
+        sweep.boundaries = boundaries_of(run.history, victim, idle, killable_nodes(env))
     return sweep
 
 

@@ -91,7 +91,7 @@ def test_nothing_is_left_of_a_run_that_was_ended(tmp_path: Path, sent: signal.Si
             stdout=output,
             stderr=output,
             # a shell's background job is born ignoring it
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             histories = "conformance-report/histories/*.jsonl"

@@ -232,9 +232,8 @@ def leave_nothing_running() -> None:
 
     LocalExecutor of Airflow 3.3 starts its own with the executor, and its terminate() leaves them.
     """
-    for pid, stat in processes.descendants_of(os.getpid()).items():
-        if stat.ppid == os.getpid():
-            processes.kill_frozen(pid)
+    for pid in processes.children_of(os.getpid()):
+        processes.kill_frozen(pid)
 
 
 def serve(channel: Channel) -> None:

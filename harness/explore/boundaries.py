@@ -109,13 +109,13 @@ def boundaries_of(history: History, victim: str, idle: bool, nodes: Collection[i
     # The end of the child is seen at the same time as what follows from it, or later
     moments = sorted(_moments(view, callback, rest), key=lambda moment: (moment[0], moment[1] != "callable"))
     seen: Counter[tuple[str, str]] = Counter()
-    worker = _Worker(view, callback, nodes if victim == "unit" else ())
+    worker = _Worker(view, callback, victim, idle, nodes if victim == "unit" else ())
     found = []
     for t, kind, what, wire in moments:
         seen[kind, what] += 1
         number = seen[kind, what]
         boundary = Boundary(_name(kind, what, number), kind, what, number, round(t - callback.submitted["t"], 4))
-        found.append(replace(boundary, skipped=worker.absent(boundary, t, wire, victim, idle)))
+        found.append(replace(boundary, skipped=worker.absent(boundary, t, wire)))
     return [each if number < MOST else replace(each, skipped=TOO_MANY) for number, each in enumerate(found)]
 
 
@@ -153,9 +153,11 @@ def _ordinal(number: int) -> str:
 
 
 class _Worker:
-    """When the worker of the recorded callback was there."""
+    """When the worker of the recorded callback was there; the arguments are those of :func:`boundaries_of`."""
 
-    def __init__(self, view: HistoryView, callback: CallbackView, nodes: Collection[int]) -> None:
+    def __init__(
+        self, view: HistoryView, callback: CallbackView, victim: str, idle: bool, nodes: Collection[int]
+    ) -> None:
         entered = callback.effects[0]
         self.child, self.supervisor = entered["pid"], entered.get("ppid")
         self.births = {str(note["number"]): note for note in view.of("note", what=BORN)}
@@ -164,10 +166,10 @@ class _Worker:
         self.since = min([entered["t"], *requests, *born])
         gone = _gone(view, self.supervisor) if self.supervisor else None
         self.until = gone["t"] if gone else None
-        self.nodes = nodes
+        self.victim, self.idle, self.nodes = victim, idle, nodes
         self.stubbed = {(event["api"], event["seq"]) for event in view.of("wire", action="answer")}
 
-    def absent(self, boundary: Boundary, t: float, wire: Event, victim: str, idle: bool) -> str:
+    def absent(self, boundary: Boundary, t: float, wire: Event) -> str:
         """Why nobody can be killed at ``t``; empty if somebody can. ``wire`` is the request's event, if it is one.
 
         What the harness sees of a child's birth comes late, so whether it is there yet is for the run to tell.
@@ -177,9 +179,9 @@ class _Worker:
             return NOT_YET
         if t < self.since and (boundary.kind, boundary.what) != ("event", "running"):
             return NOT_YET  # the event says that some worker has it, seen or not
-        if boundary.kind == "birth" and victim == "child" and self.births[boundary.what]["pid"] == self.supervisor:
+        if boundary.kind == "birth" and self.victim == "child" and self.births[boundary.what]["pid"] == self.supervisor:
             return IS_SUPERVISOR
-        if victim == "child" and (over or boundary.what == "exit"):
+        if self.victim == "child" and (over or boundary.what == "exit"):
             return NO_CHILD
         if wire and (wire["api"], wire["seq"]) in self.stubbed:
             return STUBBED
@@ -187,4 +189,4 @@ class _Worker:
             return ""
         if self.until is not None and self.until < t and boundary.what != "exit":
             return ENDED
-        return IDLE if over and not idle else ""
+        return IDLE if over and not self.idle else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from executor_conformance.harness.case import Callback, Case, NotApplicable
 from executor_conformance.harness.errors import HarnessError
@@ -14,6 +14,9 @@ from executor_conformance.harness.explore.boundaries import Boundary, concerns, 
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.rules import Hold, HoldResponse, WireRequest, WireRule
+
+if TYPE_CHECKING:
+    from executor_conformance.harness.environment import Environment
 
 CALLABLE = "whole_way"
 LAST = "last"
@@ -38,6 +41,11 @@ def record(case: Case) -> Callback:
     return callback
 
 
+def killable_nodes(env: Environment) -> list[int]:
+    """Whole workers that a sweep can kill, by pid."""
+    return [node.pid for node in env.backend.nodes()] if "node" in env.backend.victims else []
+
+
 def strike(case: Case, boundary: Boundary, order: Sequence[Boundary], victim: str) -> None:
     """Submit the callback, kill ``victim`` at ``boundary``, and see what becomes of it and of what follows.
 
@@ -60,7 +68,7 @@ def strike(case: Case, boundary: Boundary, order: Sequence[Boundary], victim: st
             points += [_point(case, callback, each, births) for each in next_report]
         _reach(case, point, stop, boundary)
         killed = _kill(case, callback, boundary, victim, births)
-        if not killed and victim == "unit" and point.sender() in [node.pid for node in case.env.backend.nodes()]:
+        if not killed and victim == "unit" and point.sender() in killable_nodes(case.env):
             # The unit has ended, and the whole worker tells of it: then that one is the worker at this boundary
             killed = case.lose_node(boundary.name)
     _whole(births)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from executor_conformance.backends.kubernetes.emulator.environment import Command, StartFailure
-from executor_conformance.harness.processes import descendants_of, is_alive, kill, kill_frozen, read_proc, read_stat
+from executor_conformance.harness.processes import children_of, is_alive, kill, kill_frozen, read_proc, read_stat
 
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -128,14 +128,13 @@ class Processes:
         if listed or os.path.exists(f"/proc/{me}/task/{me}/children"):
             children = [int(pid) for pid in listed.split()]
         else:  # a kernel without CONFIG_PROC_CHILDREN
-            children = [pid for pid, stat in descendants_of(me).items() if stat.ppid == me]
+            children = children_of(me)
         return [pid for pid in children if pid not in self._running]
 
     def kill_all(self) -> None:
         """SIGKILL every descendant of this process, until none is left."""
-        me = os.getpid()
         for _ in range(100):
-            living = [pid for pid, stat in descendants_of(me).items() if stat.ppid == me and stat.state not in "ZX"]
+            living = children_of(os.getpid())
             if not living:
                 break
             for pid in living:
