@@ -72,6 +72,9 @@ class Options:
     """Of the backend lambda: the emulator, 'localstack', or the address of a LocalStack."""
     patience_s: float = 0.0
     """As of a variant, for an executor of the user's own."""
+    worker_start: str = "fork"
+    """How Airflow's worker command begins in an emulator's container: 'fork' of an interpreter that has imported
+    Airflow, or 'exec'; see ``warm_starts``."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +254,9 @@ class Backend(ABC):
         :raises HarnessError: the control plane did not take it.
         """
         raise NotImplementedError(f"the backend {self.name} has no fault {point} by way of {way}")
+
+    def execute_workers(self, always: bool) -> None:  # noqa: B027
+        """From now on, execute each worker's command, also where it may otherwise begin as a fork; or no longer."""
 
     def remember(self, callback: str) -> None:  # noqa: B027
         """Keep what it takes to deliver the callback's workload once more later; its callable is held meanwhile."""

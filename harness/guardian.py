@@ -73,10 +73,11 @@ class Guardian:
         self.incoming = b""
         self.outgoing = b""
         self.terminated = False
-        self.wakeup, wakeup_writer = os.pipe()
+        self.doing = ""
+        self.wakeup, self.wakeup_writer = os.pipe()
         os.set_blocking(self.wakeup, False)
-        os.set_blocking(wakeup_writer, False)
-        signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
+        os.set_blocking(self.wakeup_writer, False)
+        signal.set_wakeup_fd(self.wakeup_writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._on_term)
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
@@ -152,6 +153,7 @@ class Guardian:
         try:
             pid = os.fork()
             if pid == 0:
+                os.close(reader)
                 self._become(request, log, writer)
         except OSError as error:
             os.close(reader)
@@ -171,31 +173,41 @@ class Guardian:
 
     def _become(self, request: dict[str, Any], log: int, writer: int) -> NoReturn:
         """In the child: set up and exec; writes the reason to ``writer`` if that fails."""
-        what = "set up the process"
         try:
-            signal.set_wakeup_fd(-1)
-            for number in ALL_SIGNALS:
-                with contextlib.suppress(OSError, ValueError):  # libc keeps two for itself
-                    signal.signal(number, signal.SIG_DFL)
-            os.setsid()
-            _libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-            if os.getppid() != self.pid:  # it died before the prctl
-                os._exit(1)
-            null = os.open(os.devnull, os.O_RDONLY)
-            os.dup2(null, 0)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            what = f"enter the folder {request['cwd']}"
-            os.chdir(request["cwd"])
-            what = f"run {request['argv'][0]}"
-            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            self._enter(request, log)
+            self.doing = f"run {request['argv'][0]}"
             os.execvpe(request["argv"][0], request["argv"], request["env"])
         except BaseException as error:
-            reason = getattr(error, "strerror", None) or repr(error)
-            with contextlib.suppress(OSError):
-                os.write(writer, f"cannot {what}: {reason}".encode(errors="replace"))
+            self._refuse(writer, error)
         finally:
             os._exit(127)
+
+    def _enter(self, request: dict[str, Any], log: int) -> None:
+        """In the child: signals, session, end with this process, streams, folder."""
+        self.doing = "set up the process"
+        signal.set_wakeup_fd(-1)
+        for number in ALL_SIGNALS:
+            with contextlib.suppress(OSError, ValueError):  # libc keeps two for itself
+                signal.signal(number, signal.SIG_DFL)
+        os.setsid()
+        _libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != self.pid:  # it died before the prctl
+            os._exit(1)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        self.doing = f"enter the folder {request['cwd']}"
+        os.chdir(request["cwd"])
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+    def _refuse(self, writer: int, error: BaseException) -> NoReturn:
+        """In the child: say what could not be done, and end."""
+        reason = getattr(error, "strerror", None) or repr(error)
+        with contextlib.suppress(OSError):
+            os.write(writer, f"cannot {self.doing}: {reason}".encode(errors="replace"))
+        os._exit(127)
 
     def handle(self, line: bytes) -> bool:
         """Answer one request; False if it was the last."""

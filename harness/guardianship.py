@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,6 +49,10 @@ class Guardian:
     :param on_spawn: called with the pid of each child that it has started, before anything else is heard of it.
     :param on_exit: called with the pid and the wait status of each process that it reaps, adopted orphans too.
     :param on_loss: called once it has ended without being asked, before ``lost`` is true.
+    :param program: what runs it, if not this interpreter: up to where a descriptor and the folder are its arguments.
+    :param arguments: further arguments.
+    :param env: its environment, if not this process's.
+    :param cwd: its folder.
     """
 
     def __init__(
@@ -58,6 +62,10 @@ class Guardian:
         on_spawn: Callable[[int], None] = lambda pid: None,
         on_exit: Callable[[int, int], None] = lambda pid, status: None,
         on_loss: Callable[[], None] = lambda: None,
+        program: Sequence[str] = (sys.executable, "-I", "-S", str(_GUARDIAN)),
+        arguments: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
     ) -> None:
         self.folder, self.log = folder, log
         self.changed = threading.Condition()
@@ -75,25 +83,25 @@ class Guardian:
         outer = {name: value for name, value in os.environ.items() if name not in (RUN_VARIABLE, FOLDER_VARIABLE)}
         with theirs, log.open("ab") as stream:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_GUARDIAN), str(theirs.fileno()), str(folder)],
+                [*program, str(theirs.fileno()), str(folder), *arguments],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
-                cwd="/",
-                env=outer,
+                cwd=cwd,
+                env=outer if env is None else dict(env),
                 start_new_session=True,
             )
         self.pid = self._process.pid
         self._reader = threading.Thread(target=self._read, name=f"guardian-{folder.name}", daemon=True)
         self._reader.start()
 
-    def ping(self) -> None:
+    def ping(self, bound: float = ANSWER_BOUND) -> None:
         """Return once it answers.
 
-        :raises HarnessError: it does not.
+        :raises HarnessError: it does not, within ``bound`` seconds.
         """
-        self._request({"op": "ping"}, ANSWER_BOUND)
+        self._request({"op": "ping"}, bound)
 
     def spawn(self, child: Spawned, argv: list[str], env: dict[str, str], cwd: str, stdout: Path) -> str:
         """Start ``child`` with exactly ``env``, both its streams in ``stdout``; why it cannot be run, or empty.

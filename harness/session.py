@@ -387,6 +387,7 @@ def reproduce_line(module: str, function: str, parameters: str, options: Options
         ("api-host", options.api_host, None),
         ("aws", options.aws, None),
         ("control-plane", options.control_plane, EMULATOR),
+        ("worker-start", options.worker_start, "fork"),
         ("patience", options.patience_s, 0.0),
     ):
         if value != default:

@@ -135,6 +135,7 @@ def _chosen(pattern: str) -> list[SuiteCase]:
 @click.option("--api-host", metavar="HOST", help="By what workers in containers reach this host.")
 @click.option("--aws", metavar="FILE", help="The AWS account of --substrate, and what to use in it.")
 @click.option("--control-plane", metavar="NAME", help="Of lambda: emulator, localstack, or a LocalStack's address.")
+@click.option("--worker-start", type=click.Choice(("fork", "exec")), help="Of commands in emulated containers.")
 @click.option("--patience", metavar="SECONDS", type=float, help="Stillness that proves 'stuck', for own timers.")
 @click.option("--expectations", metavar="FILE", help="Known failures, strictly.")
 @click.option("--case", "patterns", metavar="GLOB", multiple=True, help="Only cases like this; can be given again.")

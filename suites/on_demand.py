@@ -157,6 +157,7 @@ def _about(state: ConformanceState, subject: Subject) -> dict[str, str]:
         "database": options.database,
         "broker": options.broker or "",
         "substrate": options.substrate,
+        "worker start": options.worker_start,
         **providers(),
     }
 

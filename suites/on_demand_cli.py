@@ -14,6 +14,7 @@ _COMMON = (
     click.option("--database", metavar="KIND", help="sqlite (default), postgres, or a postgresql:// address."),
     click.option("--substrate", type=click.Choice(("process", "docker", "cluster")), help="Default: process."),
     click.option("--broker", metavar="BROKER", help="filesystem, redis, rabbitmq, or an address."),
+    click.option("--worker-start", type=click.Choice(("fork", "exec")), help="Of commands in emulated containers."),
     click.option("--patience", metavar="SECONDS", type=float, help="Stillness that proves 'stuck', for own timers."),
     click.option("--expectations", metavar="FILE", help="Known failures, strictly."),
 )

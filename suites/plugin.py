@@ -58,6 +58,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="of the backend lambda: emulator, localstack, or the address of a LocalStack (default: emulator)",
     )
     group.addoption(
+        "--conformance-worker-start",
+        choices=("fork", "exec"),
+        default="fork",
+        help="of Airflow's worker command in emulated containers: a fork that has imported Airflow, or a new process",
+    )
+    group.addoption(
         "--conformance-patience",
         metavar="SECONDS",
         type=float,

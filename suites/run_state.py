@@ -37,6 +37,7 @@ class ConformanceState:
             aws=option.conformance_aws and str(Path(option.conformance_aws).absolute()),
             control_plane=check_control_plane(option.conformance_control_plane),
             patience_s=option.conformance_patience,
+            worker_start=option.conformance_worker_start,
         )
         level = option.conformance_level
         self.levels = LEVELS[: LEVELS.index(level) + 1]

@@ -54,9 +54,12 @@ class LeakWatch:
     def __enter__(self) -> LeakWatch:
         self.case.env.wire.kept = set()  # of the Execution API alone: other APIs have tokens of their own
         self.case.env.watcher.command_line_seen = self._lines.__setitem__
+        # A fork that has imported Airflow shows its command line for less time than passes between two looks
+        self.case.env.backend.execute_workers(True)
         return self
 
     def __exit__(self, *details: object) -> None:
+        self.case.env.backend.execute_workers(False)
         self.case.env.watcher.command_line_seen = None
         self.case.env.wire.kept = None
         self._lines.clear()

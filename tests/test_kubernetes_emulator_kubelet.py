@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from executor_conformance.harness.processes import children_of
 
 from tests.test_kubernetes_emulator_support import IMAGES, Server, pod, serving, wait_for
 
@@ -331,6 +332,6 @@ def test_many_at_once_leave_nothing(server: Server, core: Any) -> None:
     core.delete_collection_namespaced_pod("default", grace_period_seconds=0)
     pids = [pid for found in pods for pid in found["pids"].values()]
     wait_for(lambda: not any(map(alive, pids)), "all are dead")
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
-    wait_for(lambda: children.read_text().split() == [], "no child is left")
+    (guardian,) = children_of(server.process.pid)
+    wait_for(lambda: children_of(guardian) == [], "no child is left")
     assert os.path.exists(f"/proc/{server.process.pid}")

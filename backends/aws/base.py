@@ -280,6 +280,10 @@ class AwsBackend(Backend):
         self._runs = (0.0, [])
         return done.text
 
+    def execute_workers(self, always: bool) -> None:
+        """By the substrate."""
+        self.substrate.execute_workers(always)
+
     def heal(self) -> None:
         """Take back every fault."""
         self.substrate.heal()

@@ -80,6 +80,9 @@ class AwsSubstrate(ABC):
     def prepare_workers(self) -> None:
         """Give workers the deployment's settings, but no secret; called once those are complete."""
 
+    def execute_workers(self, always: bool) -> None:  # noqa: B027
+        """As :meth:`Backend.execute_workers`."""
+
     def wait_ready(self) -> None:  # noqa: B027
         """Return once a worker would do its work; called when the API server answers."""
 
@@ -159,6 +162,7 @@ class EmulatedAws(AwsSubstrate):
         super().__init__(site, service)
         self._emulator: ManagedProcess | None = None
         self._client: EmulatorClient | None = None
+        self._image: dict[str, Any] = {}
         self._last_call = 0
 
     def control_plane(self, title: str) -> str:
@@ -210,7 +214,13 @@ class EmulatedAws(AwsSubstrate):
     def prepare_workers(self) -> None:
         """Give the worker's image its interpreter, its paths and the deployment's settings."""
         settings = {name: value for name, value in self.site.env.items() if not name.startswith(WITHHELD)}
-        self.client.set_images({self.resources["image"]: self.image({**settings, **image_env()})})
+        self._image = self.image({**settings, **image_env()})
+        self.execute_workers(False)
+
+    def execute_workers(self, always: bool) -> None:
+        """By the workers' image."""
+        warm = not always and self.site.options.worker_start == "fork"
+        self.client.set_images({self.resources["image"]: {**self._image, "warm": warm}})
 
     def image(self, env: dict[str, str]) -> dict[str, Any]:
         """The workers' image with this environment, as the emulator's images file has it."""

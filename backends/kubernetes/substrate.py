@@ -100,6 +100,9 @@ class Substrate(ABC):
         """Pids of all that runs in containers, as far as those are processes of this host."""
         return []
 
+    def execute_workers(self, always: bool) -> None:  # noqa: B027
+        """As :meth:`Backend.execute_workers`."""
+
     @abstractmethod
     def inject(self, way: Way, pod: dict[str, Any] | None) -> None:
         """Do what ``way`` says, to ``pod`` if it is about one.
@@ -160,12 +163,19 @@ class EmulatedCluster(Substrate):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         images = self.folder / "images.json"
-        images.write_text(json.dumps({self.image: {"env": image_env(), "entrypoint": []}}), "utf-8")
+        images.write_text(json.dumps(self._images(warm=self.site.options.worker_start == "fork")), "utf-8")
         module = "executor_conformance.backends.kubernetes.emulator"
         self._emulator = start_emulator(self.site, "Kubernetes", module, self.folder, "--images", str(images))
         from executor_conformance.backends.kubernetes.emulator.client import EmulatorClient
 
         self._client = EmulatorClient.from_folder(self.folder)
+
+    def _images(self, warm: bool) -> dict[str, Any]:
+        return {self.image: {"env": image_env(), "entrypoint": [], "warm": warm}}
+
+    def execute_workers(self, always: bool) -> None:
+        """By the workers' image."""
+        self.client.set_images(self._images(warm=not always and self.site.options.worker_start == "fork"))
 
     def template(self) -> dict[str, Any]:
         """A deployment's settings reach its workers by it."""
@@ -199,9 +209,10 @@ class EmulatedCluster(Substrate):
         return emulator_lost(self._emulator)
 
     def units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
-        """The containers and all that they started; what lost its parent has become the kubelet's."""
+        """The containers and all that they started, below the guardians that the emulator starts."""
         assert self._emulator is not None
-        return below(processes, [self._emulator.pid])
+        guardians = {pid for pid, process in processes.items() if process.ppid == self._emulator.pid}
+        return below(processes, guardians)
 
     def inject(self, way: Way, pod: dict[str, Any] | None) -> None:
         """By the rules of the emulator, and by what its client can do to a pod."""

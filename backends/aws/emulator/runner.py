@@ -29,7 +29,8 @@ class Image:
     """What a container of an image gets before overrides.
 
     ``reference`` and ``volumes`` (``source:target:mode``) are for the docker runner: the image's name at the
-    engine, if it is another one, and bind mounts.
+    engine, if it is another one, and bind mounts. ``warm``, for the process runner: Airflow's worker command may begin
+    as a fork; see ``warm_starts``.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Image:
     entrypoint: tuple[str, ...] = ()
     reference: str = ""
     volumes: tuple[str, ...] = ()
+    warm: bool = False
 
 
 def _strings(value: Any) -> bool:
@@ -55,7 +57,7 @@ def parse_images(data: Any, source: str) -> dict[str, Image]:
     for name, entry in data.items():
         if not isinstance(entry, dict):
             raise UsageError(f"{source}: the image '{name}' must be an object.")
-        if unknown := set(entry) - {"env", "working_dir", "entrypoint", "reference", "volumes"}:
+        if unknown := set(entry) - {"env", "working_dir", "entrypoint", "reference", "volumes", "warm"}:
             raise UsageError(f"{source}: the image '{name}' has the unknown property '{min(unknown)}'.")
         env = entry.get("env", {})
         if not isinstance(env, dict) or not all(isinstance(value, str) for value in env.values()):
@@ -66,6 +68,8 @@ def parse_images(data: Any, source: str) -> dict[str, Image]:
         for key in ("working_dir", "reference"):
             if not isinstance(entry.get(key, ""), str):
                 raise UsageError(f"{source}: '{key}' of the image '{name}' must be a string.")
+        if not isinstance(entry.get("warm", False), bool):
+            raise UsageError(f"{source}: 'warm' of the image '{name}' must be true or false.")
         images[name] = Image(
             name=name,
             env=dict(env),
@@ -73,6 +77,7 @@ def parse_images(data: Any, source: str) -> dict[str, Image]:
             entrypoint=tuple(entry.get("entrypoint", ())),
             reference=entry.get("reference", ""),
             volumes=tuple(entry.get("volumes", ())),
+            warm=entry.get("warm", False),
         )
     return images
 

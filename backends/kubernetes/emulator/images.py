@@ -16,11 +16,15 @@ class BadImages(ValueError):
 
 @dataclass(frozen=True)
 class Image:
-    """Environment, entrypoint and working directory (empty: the root) of an image's containers."""
+    """Environment, entrypoint and working directory (empty: the root) of an image's containers.
+
+    ``warm``: Airflow's worker command may begin as a fork; see ``warm_starts``.
+    """
 
     env: dict[str, str] = field(default_factory=dict)
     entrypoint: list[str] = field(default_factory=list)
     working_dir: str = "/"
+    warm: bool = False
 
 
 def parse_images(document: Any) -> dict[str, Image]:
@@ -32,7 +36,7 @@ def parse_images(document: Any) -> dict[str, Image]:
         raise BadImages("images are an object from 'repository:tag' to 'env', 'entrypoint' and 'working_dir'")
     images = {}
     for name, entry in document.items():
-        if not isinstance(entry, dict) or entry.keys() - {"env", "entrypoint", "working_dir"}:
+        if not isinstance(entry, dict) or entry.keys() - {"env", "entrypoint", "working_dir", "warm"}:
             raise BadImages(f"the image {name!r} is no object with 'env', 'entrypoint' and 'working_dir'")
         env, entrypoint = entry.get("env") or {}, entry.get("entrypoint") or []
         working_dir = entry.get("working_dir") or "/"
@@ -42,7 +46,9 @@ def parse_images(document: Any) -> dict[str, Image]:
             raise BadImages(f"'entrypoint' of the image {name!r} is no list of strings")
         if not isinstance(working_dir, str) or not working_dir.startswith("/"):
             raise BadImages(f"'working_dir' of the image {name!r} is no absolute path")
-        images[normalized(name)] = Image(env, entrypoint, working_dir)
+        if not isinstance(warm := entry.get("warm", False), bool):
+            raise BadImages(f"'warm' of the image {name!r} is neither true nor false")
+        images[normalized(name)] = Image(env, entrypoint, working_dir, warm)
     return images
 
 

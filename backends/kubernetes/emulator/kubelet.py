@@ -67,7 +67,7 @@ class Kubelet:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_STOP_SECONDS)
-        self.processes.kill_all()
+        self.processes.close()
 
     # --- for the API and the admin API ---
 

@@ -25,7 +25,7 @@ from executor_conformance.backends.kubernetes.emulator.credentials import (
 from executor_conformance.backends.kubernetes.emulator.faults import Faults
 from executor_conformance.backends.kubernetes.emulator.images import Image
 from executor_conformance.backends.kubernetes.emulator.kubelet import Kubelet
-from executor_conformance.backends.kubernetes.emulator.processes import Processes, become_subreaper
+from executor_conformance.backends.kubernetes.emulator.processes import Processes
 from executor_conformance.backends.kubernetes.emulator.registry import Registry
 from executor_conformance.backends.kubernetes.emulator.store import Store
 from executor_conformance.backends.kubernetes.emulator.worker import Node
@@ -71,9 +71,7 @@ async def serve(folder: Path, port: int, images: dict[str, Image], back_off: flo
     for number in _ENDINGS:
         loop.add_signal_handler(number, ended.set)
     parent = _watch_parent(loop, ended)
-    become_subreaper()
-    processes = Processes()
-    loop.add_signal_handler(signal.SIGCHLD, processes.reap)
+    processes = Processes(folder)
     token, admin_token = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
     store = Store()
     registry, faults, access, calls = Registry(store), Faults(), Access(), Calls()

@@ -334,7 +334,9 @@ class PodWorker:
                 command = command_of(container.spec, pod, image)
                 if fault is not None:
                     raise StartFailure("StartError", 128, "failed to create containerd task: injected fault: unknown")
-                process = self._node.processes.start(command, self.log_path(container.name, container.restarts))
+                process = self._node.processes.start(
+                    command, self.log_path(container.name, container.restarts), image.warm
+                )
             except ConfigError as error:
                 container.futile = True
                 container.wait("CreateContainerConfigError", str(error))
