@@ -16,6 +16,8 @@ from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.supervisor import ManagedProcess
 
+FORKED = ", worker commands forked from an interpreter that has imported Airflow"
+"""Of a data plane, where that may be so."""
 CALLABLE_TIMEOUT_S = 15
 """Here each worker is a process with all of Airflow's imports: several start while a callable holds its slot."""
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from executor_conformance.backends.emulation import Way, below, emulator_lost, image_env, start_emulator
+from executor_conformance.backends.emulation import FORKED, Way, below, emulator_lost, image_env, start_emulator
 from executor_conformance.harness.backend import Site
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.supervisor import ManagedProcess
@@ -170,8 +170,8 @@ class EmulatedAws(AwsSubstrate):
         return f"emulated {title} (moto {importlib.metadata.version('moto')})"
 
     def data_plane(self, own: str) -> str:
-        """The emulator's runner."""
-        return own
+        """The emulator's runner; Lambda's handler starts the worker command itself."""
+        return own + (FORKED if self.site.options.worker_start == "fork" and self.service != "lambda" else "")
 
     @property
     def client(self) -> EmulatorClient:

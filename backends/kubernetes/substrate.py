@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from executor_conformance.backends.emulation import Way, below, emulator_lost, image_env, start_emulator
+from executor_conformance.backends.emulation import FORKED, Way, below, emulator_lost, image_env, start_emulator
 from executor_conformance.backends.kubernetes.faults import FAULTS
 from executor_conformance.harness.backend import Options, Site, installed
 from executor_conformance.harness.processes import ProcessInfo
@@ -126,7 +126,6 @@ class EmulatedCluster(Substrate):
     """The API server of our own and its kubelet, whose containers are host processes."""
 
     control_plane = "emulated Kubernetes API server"
-    data_plane = "kubelet that runs containers as host processes"
     on_this_host = True
     victims = frozenset({"child", "supervisor", "unit"})
     ways = {point: tuple(ways) for point, ways in FAULTS.items()}
@@ -137,6 +136,8 @@ class EmulatedCluster(Substrate):
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)
+        forked = FORKED if site.options.worker_start == "fork" else ""
+        self.data_plane = f"kubelet that runs containers as host processes{forked}"
         self._emulator: ManagedProcess | None = None
         self._client: EmulatorClient | None = None
 
