@@ -1,6 +1,7 @@
 """Whether the verdicts are the same run after run, also on a machine under load.
 
-Run by hand: ``python benchmarks/specificity.py --backend local --times 10 [--cases EXPRESSION] [--reports DIR]``.
+Run by hand: ``python benchmarks/specificity.py --backend local --times 10 [--cases EXPRESSION] [--reports DIR]``;
+with several environments, ``--workers N`` for so many at once.
 The suite is run so many times in a row against the environment's own executors, every second time with a busy process
 on each core, and the reports are compared: what fails, breaks, or does not come out the same in all runs is shown.
 Exit code 0: every run came out the same and as written down; 1: it did not; 2: bad usage; 3: a run left no report.
@@ -58,13 +59,15 @@ def busy(number: int) -> Iterator[None]:
             burner.join()
 
 
-def one_run(backend: str, cases: str, folder: Path) -> Report:
+def one_run(backend: str, cases: str, workers: int, folder: Path) -> Report:
     """The suite's report on ``backend`` from a process of its own; its output is beside the report.
 
     :raises HarnessError: it left none.
     """
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", "conformance", "-k", cases]
     command += ["--conformance-backend", backend, "--conformance-report", str(folder)]
+    if workers:
+        command += ["-n", str(workers)]
     folder.mkdir(parents=True)
     with (folder / "output.txt").open("w") as output:
         run = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
@@ -102,6 +105,7 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=10, metavar="N", help="runs (default: 10)")
     parser.add_argument("--cases", default="", metavar="EXPRESSION", help="as pytest's -k (default: all)")
     parser.add_argument("--reports", type=Path, metavar="DIR", help="where reports stay (default: they do not)")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="as pytest's -n (default: one process)")
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="cores to load (default: all)")
     options = parser.parse_args()
     if options.times < 2:
@@ -117,7 +121,8 @@ def main() -> int:
             for run in range(1, options.times + 1):
                 loaded, began = run % 2 == 0, time.monotonic()
                 with busy(options.cores) if loaded else contextlib.nullcontext():
-                    reports.append(one_run(options.backend, options.cases, folder.absolute() / str(run)))
+                    own = folder.absolute() / str(run)
+                    reports.append(one_run(options.backend, options.cases, options.workers, own))
                 how = f"{options.cores} cores busy" if loaded else "as the machine is"
                 tally = count(case.verdict for case in reports[-1].cases)
                 counts = ", ".join(f"{number} {verdict}" for verdict, number in tally.items())
