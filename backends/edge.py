@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -85,6 +86,9 @@ class EdgeBackend(Backend):
         """Nothing yet: the worker registers with the API server, which is not up."""
         self._again: WireRule | None = None
         self._nodes: list[ManagedProcess] = []
+        if self.site.options.database == "sqlite":
+            # It locks no rows: of two fetches at once, as when the server is slow, each would get the same job
+            self.site.recorders["edge"].in_turn = re.compile(r"/jobs/fetch/")
         self.use_variant(self.site.variant)
 
     def use_variant(self, variant: Variant) -> None:

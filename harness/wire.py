@@ -11,6 +11,7 @@ import contextlib
 import gzip
 import io
 import json
+import re
 import threading
 import time
 import weakref
@@ -114,6 +115,8 @@ class WireRecorder(ListeningThread):
         self.sink = sink
         self.problems: list[str] = []
         self.kept: set[str] | None = None  # tokens that pass, in memory only, while a case looks for them elsewhere
+        self.in_turn: re.Pattern[str] | None = None  # of the paths whose requests reach the server one after the other
+        self._turn = asyncio.Lock()
         self._fingerprint = fingerprint
         self._pids = pids
         self._lock = threading.Lock()
@@ -340,14 +343,18 @@ class WireRecorder(ListeningThread):
         assert self._session is not None
         # aiohttp warns of large bodies that are bare bytes
         data: Any = io.BytesIO(body) if len(body) >= 1 << 20 else body or None
+        waits = self.in_turn is not None and self.in_turn.search(flight.request.path)
         try:
-            async with self._session.request(
-                incoming.method,
-                URL(self.upstream + incoming.raw_path, encoded=True),
-                headers=_forwardable(incoming.headers.items()),
-                data=data,
-                allow_redirects=False,
-            ) as answer:
+            async with (
+                self._turn if waits else contextlib.nullcontext(),
+                self._session.request(
+                    incoming.method,
+                    URL(self.upstream + incoming.raw_path, encoded=True),
+                    headers=_forwardable(incoming.headers.items()),
+                    data=data,
+                    allow_redirects=False,
+                ) as answer,
+            ):
                 content = await answer.read()
         except (aiohttp.ClientError, OSError) as error:
             text = without_tokens(repr(error))

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import queue
+import re
 import select
 import socket
 import subprocess
@@ -414,6 +415,26 @@ def test_server_goes_on_without_client(recorder: WireRecorder, upstream: Upstrea
     assert [request.path for request in recorder.in_flight] == ["/slow"]
     upstream.may_answer.set()
     assert await_event(history, phase="response")["status"] == 201
+
+
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_requests_in_turn(recorder: WireRecorder, upstream: Upstream, history: History, in_turn: bool) -> None:
+    """The second reaches the server only after the first is answered; others pass meanwhile."""
+    recorder.in_turn = re.compile(r"^/slow$") if in_turn else None
+    with httpx.Client(base_url=recorder.url, timeout=SECONDS, trust_env=False) as client:
+        calls = [Call(lambda: client.get("/slow")) for _ in range(2)]
+        assert upstream.arrived.get(timeout=SECONDS) == "/slow"
+        end = time.monotonic() + SECONDS
+        while len(recorder.in_flight) < 2:
+            assert time.monotonic() < end, "two requests are on their way"
+            time.sleep(0.005)
+        assert client.get("/nothing").status_code == 204
+        arrived = [upstream.arrived.get(timeout=SECONDS) for _ in range(1 if in_turn else 2)]
+        assert sorted(arrived) == (["/nothing"] if in_turn else ["/nothing", "/slow"])
+        assert upstream.arrived.empty()
+        upstream.may_answer.set()
+        assert [call.result().status_code for call in calls] == [201, 201]
+    assert len(upstream.received) == 3
 
 
 def test_stop_while_held_is_quick_and_final(
