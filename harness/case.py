@@ -378,7 +378,15 @@ class Case:
             self.pause()
 
     def follow_up(self, task: bool = True) -> None:
-        """The next callback and the next task, in the environment as the fault has left it."""
+        """The next callback and the next task, in the environment as the fault has left it.
+
+        A worker that has ended by itself, as one does that has not reached its API for long, is started again first, as
+        a service manager would.
+        """
+        if "node" in self.env.backend.victims and not self.env.backend.nodes():
+            self.env.backend.repair(thorough=False)
+            self.env.sink("note", what="worker started again")
+            self.env.observe()
         callback = self.submit("succeed", role="follow-up")
         self.settle([callback])
         if task:
