@@ -118,7 +118,10 @@ def main() -> None:
     del os.environ[ROOM_VARIABLE]
     fd, rundir, module, *more = sys.argv[1:]
     sys.path[0] = os.getcwd()  # as with -m
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where this was started
+    for number in guardian.ALL_SIGNALS:  # some are ignored where this was started, and are not in an executed command
+        if signal.getsignal(number) == signal.SIG_IGN and number not in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     changed = _preload(module, more)
     setproctitle.setproctitle(f"warm interpreter: {module}")  # a fork has it until it has its own
     if (threads := len(os.listdir("/proc/self/task"))) != 1:

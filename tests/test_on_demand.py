@@ -110,6 +110,7 @@ def kept(folder: Path, **about: str) -> Sweep:
         "database": "sqlite",
         "broker": "",
         "substrate": "process",
+        "worker start": "fork",
         **providers(),
     }
     subject = {"label": "local", "backend": "local", "executor": EXECUTOR}
