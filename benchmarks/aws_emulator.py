@@ -6,8 +6,10 @@ tasks: 50 ECS tasks whose container is `true`, asked for by eight threads at onc
 cpu: what the emulator itself used for that, in ms per task.
 memory: resident set of the emulator after that, with 100 tasks in it.
 callback: from submit to the terminal row, against the life of the worker's process, the bare ``execute_workload``.
+  Its command is executed here, and not a fork.
 callbacks at once: 50 callbacks submitted together; seconds until the last row is terminal, per callback, for an idea of
-  what a run of many costs (the workers' imports are nearly all of it).
+  what a run of many costs; once with commands that are executed, where the workers' imports are nearly all of it, and
+  once with forks that have imported Airflow (not with lambda, whose handler starts the command itself).
 """
 
 from __future__ import annotations
@@ -103,9 +105,17 @@ def main() -> int:
         figures.add("cpu of the emulator per task", [used], "ms")
         backend = choose_backends(options.service)[options.service]
         with environment(backend, backend.variants[0], Path(name) / "environment") as env:
+            env.backend.execute_workers(True)
             ratios = [callback(env) for _ in range(1 + options.callbacks)][1:]
             figures.add("callback: submit to terminal row / bare worker", ratios, "x", 1.2)
-            figures.add(f"{options.at_once} callbacks at once, each", [many(env, options.at_once)], "s")
+            executed = many(env, options.at_once)
+            figures.add(f"{options.at_once} callbacks at once, each, executed", [executed], "s")
+            env.backend.execute_workers(False)
+            for _ in range(3):  # until the interpreter is there
+                callback(env)
+            forked = many(env, options.at_once)
+            figures.add(f"{options.at_once} callbacks at once, each, forked", [forked], "s")
+            figures.add("forked / executed", [forked / executed], "x")
     return conclude(figures, __doc__)
 
 
