@@ -102,6 +102,11 @@ def image_env() -> dict[str, str]:
     return env
 
 
+def in_containers(processes: Mapping[int, ProcessInfo], emulator: int) -> list[int]:
+    """Pids of the containers' processes: all below the guardians, which are all that an emulator itself starts."""
+    return below(processes, [pid for pid, process in processes.items() if process.ppid == emulator])
+
+
 def below(processes: Mapping[int, ProcessInfo], roots: Iterable[int]) -> list[int]:
     """Pids of all descendants of ``roots`` among ``processes``."""
     top = set(roots)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.guardianship import Guardian
+from executor_conformance.harness.warm_guardian import ROOM_VARIABLE
 
 WORKER = "airflow.sdk.execution_time.execute_workload"
 """What the containers of ECS, Batch and Kubernetes run with ``python -m``."""
@@ -78,7 +79,8 @@ class WarmStarts:
                 return guardian if guardian is not None and not guardian.lost else None
             if key not in self._guardians and len(self._guardians) < MOST and not self._closed:
                 self._guardians[key] = None
-                threading.Thread(target=self._start, args=[key, program, alike, cwd], daemon=True).start()
+                private = self._folder / f"warm-{len(self._guardians)}"
+                threading.Thread(target=self._start, args=[key, private, program, alike, cwd], daemon=True).start()
         return None
 
     def close(self) -> None:
@@ -96,8 +98,7 @@ class WarmStarts:
         with self._lock:
             return [guardian.pid for guardian in self._guardians.values() if guardian is not None]
 
-    def _start(self, key: object, program: str, env: dict[str, str], cwd: str) -> None:
-        private = self._folder / f"warm-{len(self._guardians)}"
+    def _start(self, key: object, private: Path, program: str, env: dict[str, str], cwd: str) -> None:
         with self._lock:
             if self._closed or not os.path.isdir(cwd):
                 return
@@ -108,7 +109,7 @@ class WarmStarts:
                 on_loss=lambda: self._lose(key),
                 program=(program, str(_WARM_GUARDIAN)),
                 arguments=(self._worker, *self._lazy),
-                env={**env, "EXECUTOR_CONFORMANCE_ROOM": "-" * ROOM},
+                env={**env, ROOM_VARIABLE: "-" * ROOM},
                 cwd=cwd,
             )
         with contextlib.suppress(HarnessError):

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from executor_conformance.backends.emulation import FORKED, Way, below, emulator_lost, image_env, start_emulator
+from executor_conformance.backends.emulation import FORKED, Way, emulator_lost, image_env, in_containers, start_emulator
 from executor_conformance.harness.backend import Site
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.supervisor import ManagedProcess
@@ -233,8 +233,7 @@ class EmulatedAws(AwsSubstrate):
     def units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
         """All that runs below the guardian of the emulator's containers."""
         assert self._emulator is not None
-        guardians = {pid for pid, process in processes.items() if process.ppid == self._emulator.pid}
-        return below(processes, guardians)
+        return in_containers(processes, self._emulator.pid)
 
     def idle(self) -> set[int]:
         """Lambda runtimes without an invocation."""

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from executor_conformance.backends.emulation import FORKED, Way, below, emulator_lost, image_env, start_emulator
+from executor_conformance.backends.emulation import FORKED, Way, emulator_lost, image_env, in_containers, start_emulator
 from executor_conformance.backends.kubernetes.faults import FAULTS
 from executor_conformance.harness.backend import Options, Site, installed
 from executor_conformance.harness.processes import ProcessInfo
@@ -212,8 +212,7 @@ class EmulatedCluster(Substrate):
     def units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
         """The containers and all that they started, below the guardians that the emulator starts."""
         assert self._emulator is not None
-        guardians = {pid for pid, process in processes.items() if process.ppid == self._emulator.pid}
-        return below(processes, guardians)
+        return in_containers(processes, self._emulator.pid)
 
     def inject(self, way: Way, pod: dict[str, Any] | None) -> None:
         """By the rules of the emulator, and by what its client can do to a pod."""
