@@ -15,6 +15,7 @@ from pathlib import Path
 
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.guardianship import Guardian
+from executor_conformance.harness.processes import kill_frozen
 from executor_conformance.harness.warm_guardian import ROOM_VARIABLE
 
 WORKER = "airflow.sdk.execution_time.execute_workload"
@@ -87,10 +88,13 @@ class WarmStarts:
         """End them with all that they started; bounded."""
         with self._lock:
             self._closed = True
-            guardians = [guardian for guardian in self._guardians.values() if guardian is not None]
-            self._ready.clear()
-        for guardian in guardians:
+            guardians = {key: guardian for key, guardian in self._guardians.items() if guardian is not None}
+            ready, self._ready = self._ready, set()
+        for key, guardian in guardians.items():
+            if key not in ready:  # it has started nothing yet, and answers only when its imports are done
+                kill_frozen(guardian.pid)
             guardian.stop(remove=True)
+            shutil.rmtree(guardian.folder, ignore_errors=True)
             guardian.give_up()
 
     def pids(self) -> list[int]:

@@ -251,6 +251,16 @@ def test_nothing_is_left_at_the_end(host: Host) -> None:
         host.start("exit", "0")
 
 
+def test_nothing_is_left_of_an_interpreter_that_was_not_ready(tmp_path: Path) -> None:
+    host = Host(tmp_path, "import time\nif 'warm_guardian' in __import__('sys').argv[0]:\n    time.sleep(60)")
+    assert host.ended("exit", "0")[0] == 0
+    (pid,) = wait_for(host.processes._warm.pids, "it begins")
+    assert not host.processes._warm._ready
+    host.processes.close()
+    assert not is_alive(pid)
+    assert not list(host.folder.glob("warm-*"))
+
+
 def test_a_fork_is_known_by_its_command(host: Host) -> None:
     pid = host.warm_up()
     assert read_proc(pid, "cmdline").startswith(b"warm interpreter: probe")
