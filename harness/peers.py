@@ -21,6 +21,8 @@ T = TypeVar("T")
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
 COMMAND_SECONDS = 10.0  # a bound on what the loop does at once: listening, closing
 STOP_SECONDS = 1.0
+# Of the loop, from a connection's acceptance to its transport; a server closed meanwhile forgets it, still open
+_TURNS_TO_ADMIT = 3
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 
 
@@ -266,6 +268,9 @@ class ListeningThread:
     async def _end_listening(self, cause: str) -> None:
         self._listening = False
         if self._listen_socket is not None:
+            asyncio.get_running_loop().remove_reader(self._listen_socket)
+            for _ in range(_TURNS_TO_ADMIT):
+                await asyncio.sleep(0)
             with contextlib.suppress(OSError):
                 self._listen_socket.shutdown(socket.SHUT_RDWR)  # ends it also for processes that inherited it
             self._listen_socket = None

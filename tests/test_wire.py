@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import http.client
 import json
@@ -377,6 +378,26 @@ def test_refuse_and_accept(recorder: WireRecorder, client: httpx.Client, upstrea
     recorder.accept()
     assert recorder.url == url
     assert client.get("/x").status_code == 201
+
+
+def test_connected_as_it_refuses(recorder: WireRecorder) -> None:
+    """A client whose connection is accepted at that moment is reset too: it would wait for its answer for ever."""
+    assert recorder._loop is not None
+    blocked, go_on = threading.Event(), threading.Event()
+    recorder._loop.call_soon_threadsafe(lambda: (blocked.set(), go_on.wait(SECONDS)))
+    assert blocked.wait(SECONDS)
+    with socket.create_connection(("127.0.0.1", recorder.port), SECONDS) as client:
+        client.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+        call = Call(recorder.refuse)  # is asked of the loop together with the connection
+        time.sleep(0.05)
+        gc.disable()
+        try:
+            go_on.set()
+            call.result()
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+        finally:
+            gc.enable()
 
 
 def test_unreachable_and_broken_upstream(
