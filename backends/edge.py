@@ -19,6 +19,7 @@ from executor_conformance.harness.rules import Answer, WireRule
 from executor_conformance.harness.supervisor import ManagedProcess
 
 POLL_S = 1
+API_RETRIES, API_RETRY_WAIT_MAX_S = 10, 0.4
 ORPHANED_AFTER_S = 25
 """Well above what a callback may take here (its timeout, the kill, a loaded machine), or the executor takes a
 running job for an orphan."""
@@ -44,6 +45,8 @@ class EdgeBackend(Backend):
     carriers: ClassVar = {"table:edge_job": "the job in the database, which the worker fetches over HTTP"}
     victims: ClassVar = frozenset({"child", "supervisor", "unit", "node", "idle"})
     has_queues: ClassVar = True
+    # a poll, then its log twice (while the job runs, after it) and the job's state
+    gives_up_s: ClassVar = POLL_S + 3 * API_RETRIES * API_RETRY_WAIT_MAX_S
     crowd: ClassVar = 20
     faults: ClassVar = {"redelivery": ("fetched-twice",)}
 
@@ -76,9 +79,9 @@ class EdgeBackend(Backend):
             "AIRFLOW__EDGE__API_URL": f"{self.site.recorders['edge'].url}/edge_worker/v1/rpcapi",
             "AIRFLOW__EDGE__JOB_POLL_INTERVAL": str(POLL_S),
             "AIRFLOW__EDGE__HEARTBEAT_INTERVAL": "5",
-            "AIRFLOW__EDGE__API_RETRIES": "10",
+            "AIRFLOW__EDGE__API_RETRIES": str(API_RETRIES),
             "AIRFLOW__EDGE__API_RETRY_WAIT_MIN": "0.1",
-            "AIRFLOW__EDGE__API_RETRY_WAIT_MAX": "0.4",
+            "AIRFLOW__EDGE__API_RETRY_WAIT_MAX": str(API_RETRY_WAIT_MAX_S),
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(ORPHANED_AFTER_S),
         }
 

@@ -153,6 +153,8 @@ class Backend(ABC):
     """As of a variant, where everything takes longer in this environment: a container's start in a cloud."""
     patience_s: float = 0.0
     """As of a variant, where what is seen of the environment may be late."""
+    gives_up_s: ClassVar[float] = 3.0
+    """After how long a worker that cannot reach the API server no longer tries to report, all its retries together."""
     worker_concurrency: ClassVar[int] = 5
     crowd: ClassVar[int] = 100
     """How many callbacks are sent at once: 100, or fewer where each is a process with all of Airflow's imports."""

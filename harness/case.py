@@ -308,9 +308,9 @@ class Case:
         for _ in range(2):
             self.pump()
 
-    def linger(self, windows: float = 1) -> None:
-        """Go on for some quiet windows: time for what must not happen."""
-        until = time.monotonic() + windows * LIMITS.quiet_window
+    def linger(self, seconds: float = LIMITS.quiet_window) -> None:
+        """Go on for a quiet window, or so many seconds: time for what must not happen."""
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             self.pump()
             self.pause()

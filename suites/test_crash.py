@@ -214,7 +214,7 @@ def test_partition_at_its_end(case: Case, outlasts: str) -> None:
     entered.release()
     until_returned(case, callback, process["pid"])
     if outlasts == "the-retries":
-        case.linger(windows=6)  # a worker's retries, of logs and of its result, take up to 5 s here
+        case.linger(case.env.backend.gives_up_s)
     join(case)
     case.settle()
     case.follow_up()
