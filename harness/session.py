@@ -266,6 +266,7 @@ class Recorder:
         except ConformanceError as trouble:
             # The verdict stands, for it was reached before; the next case gets an environment of its own
             env.whole = False
+            run.environment_lost = str(trouble)
             run.history.append("note", what="environment lost", why=str(trouble))
         run.history.close()
         return result
@@ -336,6 +337,8 @@ class CaseRun:
     not_applicable: str = ""
     unsupported: str = ""
     scheduler_died: bool = False
+    environment_lost: str = ""
+    """Why the environment could not be used again afterwards, which costs time and no verdict."""
 
 
 def _clock_was_set(env: Environment, run: CaseRun) -> str:

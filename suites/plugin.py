@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from executor_conformance.suites import on_demand
-from executor_conformance.suites.reporting import RESULT, SUBJECT, Collected
+from executor_conformance.suites.reporting import LOST, RESULT, SUBJECT, Collected
 from executor_conformance.suites.reporting import RUN as RUN_FACTS
 
 if TYPE_CHECKING:
@@ -359,6 +359,8 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         raised = error
     state = state_of(item.config)
     result = on_demand.finished(item, state, raised) or state.recorder.finish(item.stash[RUN], raised)
+    if (run := item.stash.get(RUN, None)) and run.environment_lost:
+        item.user_properties.append((LOST, run.environment_lost))
     on_demand.note(item, state, result)
     _conclude(item, result)
     if raised is not None and not isinstance(raised, ConformanceError):

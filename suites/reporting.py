@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 RESULT = "conformance"
 SUBJECT = "conformance-subject"
 RUN = "conformance-run"
+LOST = "conformance-environment-lost"
 
 
 class Collected:
@@ -27,6 +28,7 @@ class Collected:
         self.cases: dict[tuple[str, str], dict[str, Any]] = {}
         self.subjects: dict[str, dict[str, Any]] = {}
         self.facts: dict[str, Any] = {}
+        self.lost: dict[str, list[tuple[str, str]]] = {}
         self.report: Report | None = None
         self.path: Any = None
         self.error = ""
@@ -41,6 +43,8 @@ class Collected:
         if subject := properties.get(SUBJECT):
             self.subjects[subject["label"]] = subject
         self.facts = properties.get(RUN) or self.facts
+        if why := properties.get(LOST):
+            self.lost.setdefault(found["backend"], []).append((found["id"], why))
 
     def conclude(self, session: pytest.Session, exitstatus: int) -> int:
         """Write the report and return the exit status of the run."""
@@ -115,6 +119,10 @@ class Collected:
         terminal.section("conformance")
         writer = terminal._tw
         terminal.write_line(render_matrix(self.report, writer.fullwidth, color=writer.hasmarkup, path=self.path))
+        for backend, losses in self.lost.items():
+            (case, why), times = losses[0], f"{len(losses)} cases" if len(losses) > 1 else "a case"
+            text = f"the environment '{backend}' could not be used again after {times}, which took time but no verdict"
+            terminal.write_line(f"conformance: {text}: [{case}] {why}", yellow=True)
         if self.error:
             terminal.write_line(f"conformance: {self.error}", red=True)
 

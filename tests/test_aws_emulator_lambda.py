@@ -365,6 +365,15 @@ def test_messages_of_a_queue(server: Server, sqs: Any, queue: str) -> None:
     assert sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["ApproximateNumberOfMessages"])["Attributes"]
 
 
+def test_queues_can_be_emptied_at_any_time(server: Server, sqs: Any, queue: str) -> None:
+    """Other than by PurgeQueue, which AWS carries out once in 60 s."""
+    for _ in range(2):
+        sqs.send_message(QueueUrl=queue, MessageBody="a")
+        sqs.receive_message(QueueUrl=queue, VisibilityTimeout=30)
+        server.admin.purge()
+        assert nothing_in(server, queue.rpartition("/")[2])
+
+
 def test_lost_duplicated_and_delayed_messages(server: Server, sqs: Any, queue: str) -> None:
     server.admin.add_fault(service="sqs", operation="SendMessage", times=1, action={"type": "lose"})
     answer = sqs.send_message(QueueUrl=queue, MessageBody="lost")

@@ -69,6 +69,8 @@ class Admin:
             return _json(400, {"error": str(error)})
         except NotFound as error:
             return _json(404, {"error": str(error)})
+        except Exception as error:  # the caller says where it happened
+            return _json(500, {"error": f"{type(error).__name__}: {error}"})
 
     def _answer(self, method: str, path: str, query: dict[str, list[str]], data: Any) -> Any:
         head, _, rest = path.partition("/")

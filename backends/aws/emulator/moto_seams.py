@@ -328,5 +328,6 @@ def purge_queues(region: str) -> None:
     from moto.sqs.models import sqs_backends
 
     backend = sqs_backends[ACCOUNT][region]
-    for name in list(backend.queues):
+    for name, queue in list(backend.queues.items()):
+        queue.last_purged_at = None  # PurgeQueue may be called once a minute; this is no call
         backend.purge_queue(name)
