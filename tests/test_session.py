@@ -9,17 +9,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from executor_conformance.backends.local import LocalBackend
 from executor_conformance.harness.backend import Options
 from executor_conformance.harness.case import Case
 from executor_conformance.harness.catalogue import load_catalogue
+from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.expectations import Expectations
 from executor_conformance.harness.history import Clock
 from executor_conformance.harness.processes import RUN_VARIABLE
 from executor_conformance.harness.session import CaseSpec, EnvironmentPool, Recorder, Subject
 from executor_conformance.harness.verdicts import Verdict
+from executor_conformance.suites.reporting import LOST, RESULT, Collected
+
+from tests.reports import made
+from tests.test_report import case
 
 SUBJECT = Subject("local", LocalBackend, LocalBackend.variants[0], Options())
 
@@ -75,6 +81,37 @@ def test_environment_that_lost_its_api_server_accuses_nobody_and_is_made_anew(
     assert case.state(callback) == "success"
     pool.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_environment_that_cannot_be_repaired_costs_no_verdict(
+    pool: EnvironmentPool, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = pool.acquire(SUBJECT)
+    recorder = Recorder(load_catalogue(), Expectations(), tmp_path_factory.mktemp("report"))
+    run = recorder.begin(CaseSpec("run.success", ("RUN-1", "RUN-6"), "core", "pytest"), SUBJECT, env)
+    run.case.submit("succeed", expect="success")
+    run.case.settle()
+    run.case.disturbed = True
+    monkeypatch.setattr(env, "repair", Mock(side_effect=HarnessError("It does not answer.")))
+    result = recorder.finish(run)
+    assert result.verdict is Verdict.PASS
+    assert (env.whole, run.environment_lost) == (False, "It does not answer.")
+
+
+def test_the_summary_tells_of_environments_that_were_lost() -> None:
+    """They cost time, which nobody would look for."""
+    collected = Collected(Mock())
+    for number in range(2):
+        found = case(f"crash.c{number}", RUN_1=Verdict.PASS).to_dict()
+        properties = [(RESULT, found), (LOST, f"reason {number}")]
+        collected.take(Mock(user_properties=properties, when="call"))
+    collected.report = made()
+    terminal = Mock()
+    terminal._tw = Mock(fullwidth=80, hasmarkup=False)
+    collected.show(terminal)
+    said = terminal.write_line.call_args.args[0]
+    assert "environment 'local' could not be used again after 2 cases" in said
+    assert said.endswith("[crash.c0] reason 0")
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT], ids=["kill", "interrupt"])
