@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -143,6 +143,8 @@ class Backend(ABC):
     """Which processes a fault can kill: 'child', 'supervisor', 'unit' (both), 'node' (the whole worker)."""
     faults: ClassVar[Mapping[str, Sequence[str]]] = {}
     """What :meth:`inject` can do at the control plane and the data plane: fault points, each with its ways."""
+    further: ClassVar[Mapping[str, Collection[str]]] = {}
+    """Of :attr:`faults`, the ways that differ from another by the form of the error only: for the extended level."""
     unreachable: ClassVar[Mapping[str, str]] = {}
     """Why the environment has no means to reach a fault point that others reach, in one sentence: point to reason."""
     stands_alone: ClassVar[bool] = False

@@ -7,7 +7,7 @@ import inspect
 import itertools
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,12 @@ class SuiteCase:
         return f"(test_{name.partition('.')[0]}.py and {self.function}[{exactly})"
 
 
+def level_of(clauses: Sequence[str], catalogue: Catalogue, further: bool) -> str:
+    """The level of a case: that of its first clause; extended at least, if it is a further form of another case."""
+    about = catalogue.clause(clauses[0]).level
+    return max(about, "extended", key=LEVELS.index) if further else about
+
+
 def suite_cases(catalogue: Catalogue) -> list[SuiteCase]:
     """All cases in the order of their modules; nothing is started, and Airflow need not be there."""
     found: list[SuiteCase] = []
@@ -45,7 +51,7 @@ def suite_cases(catalogue: Catalogue) -> list[SuiteCase]:
             marks = [mark for mark in getattr(function, "pytestmark", []) if mark.name == "conformance"]
             if any(mark.name == "on_demand" for mark in getattr(function, "pytestmark", [])):
                 continue  # what its cases are is not known before one has run
-            for parameters in _parameters(function) if marks else ():
+            for parameters, further in _parameters(function) if marks else ():
                 clauses = marks[0].args
                 base = f"{info.name}.{name}".replace("test_", "")
                 found.append(
@@ -53,7 +59,7 @@ def suite_cases(catalogue: Catalogue) -> list[SuiteCase]:
                         id=f"{base}[{parameters}]" if parameters else base,
                         function=name,
                         clauses=clauses,
-                        level=min((catalogue.clause(clause).level for clause in clauses), key=LEVELS.index),
+                        level=level_of(clauses, catalogue, further=further),
                         smoke=bool(marks[0].kwargs.get("smoke")),
                         summary=(inspect.getdoc(function) or "").partition("\n")[0],
                     )
@@ -61,16 +67,29 @@ def suite_cases(catalogue: Catalogue) -> list[SuiteCase]:
     return found
 
 
-def _parameters(function: Any) -> Iterator[str]:
-    """The ids that pytest gives to the parameters of a test function."""
+def _parameters(function: Any) -> Iterator[tuple[str, bool]]:
+    """The ids that pytest gives to the parameters of a test function, and whether only the extended level has them."""
     several = []
     for mark in function.pytestmark:
         if mark.name == "ways":
             from executor_conformance.harness.session import backends
 
-            known = [backend.faults.get(mark.args[0], ()) for backend in backends().values()]
-            several.append(list(dict.fromkeys(way for ways in known for way in ways)))
+            point = mark.args[0]
+            further: dict[str, bool] = {}
+            for backend in backends().values():
+                for way in backend.faults.get(point, ()):
+                    # of the core level, if it is so in one of the environments
+                    further[way] = further.get(way, True) and way in backend.further.get(point, ())
+            several.append(list(further.items()))
         if mark.name == "parametrize":
-            given = mark.kwargs.get("ids") or [getattr(value, "id", None) for value in mark.args[1]]
-            several.append([name or str(value) for name, value in zip(given, mark.args[1], strict=True)])
-    yield from map("-".join, itertools.product(*several))
+            names = mark.kwargs.get("ids") or [None] * len(mark.args[1])
+            several.append([_parameter(value, name) for value, name in zip(mark.args[1], names, strict=True)])
+    for found in itertools.product(*several):
+        yield "-".join(name for name, _ in found), any(further for _, further in found)
+
+
+def _parameter(value: Any, name: str | None) -> tuple[str, bool]:
+    if marks := getattr(value, "marks", None):  # of pytest.param
+        given = name or value.id or "-".join(map(str, value.values))
+        return given, any(mark.name == "extended" for mark in marks)
+    return name or str(value), False

@@ -247,7 +247,7 @@ def list_cases(backend: str | None, level: str, as_json: bool) -> None:
     cases = {
         case: [variant.label for variant in variants if variant.runs(case.function, case.smoke)]
         for case in suite_cases(catalogue)
-        if any(catalogue.clause(clause).level in levels for clause in case.clauses)
+        if case.level in levels
     }
     if as_json:
         rows = [{**asdict(case), **({"subjects": cases[case]} if backend else {})} for case in cases]

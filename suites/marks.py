@@ -13,6 +13,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 def decides(*clauses: str, smoke: bool = False) -> Callable[[Function], Function]:
     """Mark a case with the clauses that it decides; the invariants are added to every case.
 
+    The first is what the case is about: the case is of this clause's level.
     ``smoke`` cases also run in the variants of an environment that are only looked at briefly.
     """
 
@@ -21,6 +22,10 @@ def decides(*clauses: str, smoke: bool = False) -> Callable[[Function], Function
         return marked
 
     return mark
+
+
+extended = pytest.mark.extended
+"""A parameter whose case differs from another by the form of the fault only: for the extended level."""
 
 
 def ways(point: str) -> pytest.MarkDecorator:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from executor_conformance.suites import on_demand
+from executor_conformance.suites.cases import level_of
+from executor_conformance.suites.marks import extended
 from executor_conformance.suites.reporting import LOST, RESULT, SUBJECT, Collected
 from executor_conformance.suites.reporting import RUN as RUN_FACTS
 
@@ -79,6 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(on_demand, "executor_conformance_on_demand")
     config.addinivalue_line("markers", "on_demand(what, part): a case that runs only when it is asked for")
     config.addinivalue_line("markers", "conformance(*clauses, smoke=False): a case that decides these clauses")
+    config.addinivalue_line("markers", "extended: a case that the core level leaves out, whatever it decides")
     config.addinivalue_line("markers", "ways(point): run once for each way in which the environment injects it")
 
 
@@ -171,28 +174,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if by_way is None:
         metafunc.parametrize("case", [pytest.param(s, id=s.label) for s in subjects], indirect=True)
         return
+    point = by_way.args[0]
     several = [
-        pytest.param(s, way, id=f"{s.label}-{way}")
+        pytest.param(s, way, id=f"{s.label}-{way}", marks=[extended] if way in s.backend.further.get(point, ()) else [])
         for s in subjects
-        for way in s.backend.faults.get(by_way.args[0]) or ("none",)
+        for way in s.backend.faults.get(point) or ("none",)
     ]
     metafunc.parametrize(("case", "way"), several, indirect=["case"])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Subject by subject, so that an environment starts once; clauses above the chosen level are left out."""
+    """Subject by subject, so that an environment starts once; what is above the chosen level is left out."""
     cases = [item for item in items if _subject_of(item)]
     if not cases:
         return
     state = state_of(config)
     levels = set(state.levels)
 
-    def chosen(item: pytest.Item) -> bool:
-        marker = item.get_closest_marker("conformance")
-        assert marker is not None
-        return any(state.catalogue.clause(clause).level in levels for clause in marker.args)
-
-    dropped = [item for item in cases if not chosen(item)]
+    dropped = [item for item in cases if _level_of(item, state) not in levels]
     backends = list(dict.fromkeys(subject.backend.name for subject in state.subjects))
     if hasattr(config, "workerinput"):
         # Side by side, the longest comes first, or the others have ended while it still runs alone
@@ -200,7 +199,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     order = {
         subject.label: (backends.index(subject.backend.name), number) for number, subject in enumerate(state.subjects)
     }
-    kept = [item for item in cases if chosen(item)]
+    kept = [item for item in cases if _level_of(item, state) in levels]
     # The control group comes first: if it fails, nothing that follows may accuse the executor
     kept.sort(key=lambda item: (order[_subject_of(item).label], "test_task.py" not in str(item.path)))
     items[:] = [item for item in items if item not in cases] + kept
@@ -229,19 +228,25 @@ def case_id(item: pytest.Item) -> str:
     return f"{module}.{function}" + (f"[{rest}]" if rest else "")
 
 
+def _level_of(item: pytest.Item, state: ConformanceState) -> str:
+    """See :func:`level_of`."""
+    marker = item.get_closest_marker("conformance")
+    assert marker is not None
+    return level_of(marker.args, state.catalogue, further=item.get_closest_marker("extended") is not None)
+
+
 def spec_of(item: pytest.Item, state: ConformanceState) -> CaseSpec:
     """What is known of a case before it runs."""
-    from executor_conformance.harness.session import LEVELS, CaseSpec, reproduce_line
+    from executor_conformance.harness.session import CaseSpec, reproduce_line
 
     marker = item.get_closest_marker("conformance")
     assert marker is not None
-    levels = [state.catalogue.clause(clause).level for clause in marker.args]
     assert isinstance(item, pytest.Function)
     callspec = item.callspec
     return CaseSpec(
         id=case_id(item),
         clauses=marker.args,
-        level=min(levels, key=LEVELS.index),
+        level=_level_of(item, state),
         reproduce=reproduce_line(
             f"{PACKAGE}.{item.path.stem}",
             item.originalname,

@@ -6,7 +6,7 @@ import pytest
 from executor_conformance.harness.case import Callback, Case, NotApplicable
 from executor_conformance.harness.points import LIVENESS, join, lose_report, part, until_returned
 from executor_conformance.harness.rules import Answer, DropResponse, Hold, HoldResponse, WireRule
-from executor_conformance.suites.marks import decides
+from executor_conformance.suites.marks import decides, extended
 
 DEATH = (*LIVENESS, "CRASH-7")
 
@@ -54,7 +54,7 @@ def test_claim_unreachable(case: Case) -> None:
 
 
 @decides(*LIVENESS)
-@pytest.mark.parametrize("status", [500, 403])
+@pytest.mark.parametrize("status", [500, pytest.param(403, marks=extended)])
 def test_claim_error(case: Case, status: int) -> None:
     """claim-error: the claim answers 500, or 403."""
     callback = case.submit("succeed", expect="terminal")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from executor_conformance.harness.case import Case
-from executor_conformance.suites.marks import decides
+from executor_conformance.suites.marks import decides, extended
 
 WAYS = {
     "raises": "raise_error",
@@ -19,10 +19,14 @@ WAYS = {
     "empty-path": "",
     "big-log": "big_log_then_raise",
 }
+CORE = ("module-missing", "os-exit-9", "timeout")
+"""It does not load, its process ends, it does not end; the others are further forms of these."""
 
 
 @decides("FAIL-1", "FAIL-2", "FAIL-3", "FAIL-4", "FAIL-5", "CRASH-1")
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "raises"])
+@pytest.mark.parametrize(
+    "way", [way if way in CORE else pytest.param(way, marks=extended) for way in WAYS if way != "raises"]
+)
 def test_callable_fails(case: Case, way: str) -> None:
     """The row ends FAILED, tells why, and the environment goes on."""
     _fail(case, way)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from executor_conformance.harness.catalogue import load_catalogue
+from executor_conformance.harness.session import backends
 from executor_conformance.suites import cli
 from executor_conformance.suites.cli import main, suite_cases
 
@@ -56,6 +57,59 @@ def test_list_as_json_with_subjects() -> None:
     assert rows["run.success"]["subjects"] == ["local", "edge", "edge-log-push-stubbed"]
     assert rows["crash.killed_after_claim"]["subjects"] == ["local", "edge-log-push-stubbed"]
     assert "RUN-1" in rows["run.success"]["clauses"]
+
+
+def test_the_core_level_tries_every_fault_point() -> None:
+    for backend in backends().values():
+        assert set(backend.further) <= set(backend.faults)
+        for point, ways in backend.faults.items():
+            further = set(backend.further.get(point, ()))
+            assert further < set(ways), f"{backend.name}: no way of {point} is of the core level"
+
+
+@pytest.mark.parametrize(
+    ("case", "level"),
+    [
+        ("faults.submit_refused[throttled]", "core"),
+        ("faults.submit_refused[access-denied]", "extended"),
+        ("faults.submit_refused[500]", "extended"),
+        ("faults.stopped[out-of-memory]", "core"),  # of Kubernetes
+        ("faults.hang[create]", "extended"),  # is about ROUTE-7
+        ("fail.callable_fails[timeout]", "core"),
+        ("fail.callable_fails[segfault]", "extended"),
+        ("fail.callable_raises", "core"),
+        ("crash.claim_error[403]", "extended"),
+        ("run.many_at_once", "extended"),  # is about RUN-9
+    ],
+)
+def test_the_level_of_a_case(case: str, level: str) -> None:
+    assert {each.id: each.level for each in suite_cases(load_catalogue())}[case] == level
+
+
+def test_the_levels_are_those_of_the_run(tmp_path: Path) -> None:
+    arguments = ["-m", "conformance", "--conformance-backend", "ecs", "--conformance-level", "core"]
+    arguments += ["--conformance-report", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    for left_out in (
+        "test_submit_refused[ecs-500]",
+        "test_hang[",
+        "test_many_at_once",
+        "test_callable_fails[ecs-segfault",
+    ):
+        assert left_out not in done.stdout
+    for kept in (
+        "test_submit_refused[ecs-throttled]",
+        "test_stopped[ecs-host-lost]",
+        "test_callable_fails[ecs-timeout",
+    ):
+        assert kept in done.stdout
 
 
 def test_list_refuses_an_unknown_backend() -> None:

@@ -48,6 +48,11 @@ class BatchBackend(AwsBackend):
     submission: ClassVar[str] = "SubmitJob"
     executor: ClassVar[str] = "airflow.providers.amazon.aws.executors.batch.batch_executor.AwsBatchExecutor"
     variants: ClassVar = variants_of("batch", f"{SECTION}MAX_SUBMIT_JOB_ATTEMPTS")
+    further: ClassVar = {
+        "submit-refused": faults.FURTHER_SUBMISSIONS,
+        "stopped": {"out-of-memory"},
+        "observation": faults.FURTHER_POLLS,
+    }
     ways: ClassVar = WAYS
     unreachable: ClassVar = {
         "redelivery": "AWS Batch starts a job again only by the retryStrategy of its definition, which is one attempt."

@@ -51,6 +51,11 @@ class EcsBackend(AwsBackend):
     title: ClassVar[str] = "Amazon ECS"
     submission: ClassVar[str] = "RunTask"
     executor: ClassVar[str] = "airflow.providers.amazon.aws.executors.ecs.ecs_executor.AwsEcsExecutor"
+    further: ClassVar = {
+        "submit-refused": {*faults.FURTHER_SUBMISSIONS, "failures"},
+        "stopped": {"out-of-memory"},
+        "observation": faults.FURTHER_POLLS,
+    }
     variants: ClassVar = variants_of("ecs", f"{SECTION}MAX_RUN_TASK_ATTEMPTS")
     ways: ClassVar = WAYS
     unreachable: ClassVar = {"redelivery": "Amazon ECS starts the containers of a task once."}

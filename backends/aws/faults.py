@@ -49,6 +49,11 @@ def submissions(service: str, operation: str, server_error: str) -> dict[str, Wa
     }
 
 
+FURTHER_SUBMISSIONS = frozenset({"access-denied", "500", "connection-closed", "expired-token"})
+FURTHER_POLLS = frozenset({"poll-throttled", "poll-denied", "poll-500", "poll-closed", "poll-expired-token"})
+"""What the extended level has besides a submission and a poll that are throttled for ever."""
+
+
 def polls(service: str, operation: str, server_error: str) -> dict[str, Way]:
     """Ways in which polling by ``operation`` fails."""
     return {

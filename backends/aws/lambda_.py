@@ -61,6 +61,12 @@ class LambdaBackend(AwsBackend):
     executor: ClassVar[str] = "airflow.providers.amazon.aws.executors.aws_lambda.lambda_executor.AwsLambdaExecutor"
     needs: ClassVar = (*AwsBackend.needs, "awslambdaric")
     runner: ClassVar[str] = "the provider's handler under awslambdaric, in host processes"
+    further: ClassVar = {
+        "submit-refused": faults.FURTHER_SUBMISSIONS,
+        "start-impossible": {"init-error"},
+        "stopped": {"out-of-memory"},
+        "observation": {*faults.FURTHER_POLLS, "result-delayed", "delete-refused"},
+    }
     variants: ClassVar = variants_of("lambda", f"{SECTION}MAX_INVOKE_ATTEMPTS")
     ways: ClassVar = WAYS
     faults: ClassVar[Mapping[str, Sequence[str]]] = {point: tuple(ways) for point, ways in WAYS.items()}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from executor_conformance.backends.emulation import CALLABLE_TIMEOUT_S, Timers, Way
 from executor_conformance.backends.kubernetes.cluster import ExistingCluster
-from executor_conformance.backends.kubernetes.faults import FAULTS
+from executor_conformance.backends.kubernetes.faults import FAULTS, FURTHER
 from executor_conformance.backends.kubernetes.kind import KindCluster
 from executor_conformance.backends.kubernetes.substrate import LAUNCH_TIMEOUT_S, EmulatedCluster, Substrate
 from executor_conformance.harness.backend import Backend, Options, Site, Variant, installed
@@ -46,6 +46,7 @@ class KubernetesBackend(Backend):
     crowd: ClassVar = 10
     callable_timeout_s: ClassVar[int] = CALLABLE_TIMEOUT_S
     faults: ClassVar[Mapping[str, Sequence[str]]] = {point: tuple(ways) for point, ways in FAULTS.items()}
+    further: ClassVar = FURTHER
     unreachable: ClassVar = {"redelivery": "The containers of a pod whose restartPolicy is Never are started once."}
 
     def __init__(self, site: Site) -> None:

@@ -86,3 +86,13 @@ FAULTS: dict[str, dict[str, Way]] = {
     },
 }
 """Fault point to way to what is done; the emulator's client has ``add_fault`` and the acts."""
+
+FURTHER: dict[str, set[str]] = {
+    "submit-refused": {"400", "409", "422", "500", "503-once", "connection-closed"},
+    "start-impossible": {"command", "evicted"},
+    "stopped": {"deleted-by-force", "evicted"},
+    "observation": {"watch-error", "watch-dropped", "watch-500", "list-500"},
+    "clean-up": {"500-twice"},
+    "adoption": {"patch-403"},
+}
+"""What only the extended level has."""
