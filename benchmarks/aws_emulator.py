@@ -17,10 +17,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -30,7 +28,7 @@ from executor_conformance.harness.environment import Environment
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.history import History
 from executor_conformance.harness.session import choose_backends
-from figures import Figures
+from figures import Figures, scratch_folder
 
 MODULE = "executor_conformance.backends.aws.emulator"
 TASKS = 50
@@ -86,11 +84,11 @@ def main() -> int:
     options = parser.parse_args()
     figures = Figures()
     image = {"env": {"PATH": os.environ["PATH"]}, "entrypoint": ["true"]}
-    with tempfile.TemporaryDirectory(prefix="executor-conformance-bench-") as name:
+    with scratch_folder() as scratch:
         for service in ("batch", "lambda", "ecs"):
             starts = []
             for number in range(4):
-                folder = Path(name) / f"{service}{number}"
+                folder = scratch / f"{service}{number}"
                 with emulator(MODULE, folder, {"conformance-worker": image}, "--services", service) as (taken, ready):
                     starts.append(taken)
                     if service == "ecs" and number == 3:
@@ -104,7 +102,7 @@ def main() -> int:
         figures.add("tasks started, run and described", rates, "/s")
         figures.add("cpu of the emulator per task", [used], "ms")
         backend = choose_backends(options.service)[options.service]
-        with environment(backend, backend.variants[0], Path(name) / "environment") as env:
+        with environment(backend, backend.variants[0], scratch / "environment") as env:
             env.backend.execute_workers(True)
             ratios = [callback(env) for _ in range(1 + options.callbacks)][1:]
             figures.add("callback: submit to terminal row / bare worker", ratios, "x", 1.2)

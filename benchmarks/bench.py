@@ -9,7 +9,6 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.session import choose_backends
 from executor_conformance.harness.settings import PARALLELISM
-from figures import Figures
+from figures import Figures, scratch_folder
 
 MEANING = """
 start: database copy, API server, scheduler side and worker until all are ready, with a warm cache; the API server alone
@@ -127,8 +126,7 @@ def main() -> int:
     parser.add_argument("--callbacks", type=int, default=12, help="callbacks of each kind (default: 12)")
     options = parser.parse_args()
     backend, figures = choose_backends(options.backend)[options.backend], Figures()
-    with tempfile.TemporaryDirectory(prefix="executor-conformance-bench-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         starts: list[float] = []
         for number in range(1 + options.starts):
             env = Environment(backend, Options(), backend.variants[-1], folder / f"e{number}")

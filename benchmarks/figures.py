@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import statistics
 import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -37,3 +42,11 @@ class Figures:
             )
         Console(width=None if sys.stdout.isatty() else 140).print(table)
         return fine
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder that is gone afterwards, also if the benchmark is ended by SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with tempfile.TemporaryDirectory(prefix="executor-conformance-bench-") as name:
+        yield Path(name)

@@ -16,19 +16,17 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Pipe, Process
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import psutil
 from emulation import BOUND_S, callback, conclude, cpu_s, emulator, environment
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.session import choose_backends
-from figures import Figures
+from figures import Figures, scratch_folder
 
 MODULE = "executor_conformance.backends.kubernetes.emulator"
 
@@ -95,11 +93,11 @@ def main() -> int:
     parser.add_argument("--callbacks", type=int, default=8)
     options = parser.parse_args()
     figures = Figures()
-    with tempfile.TemporaryDirectory(prefix="executor-conformance-bench-") as name:
+    with scratch_folder() as folder:
         starts = []
         image = {"env": {"PATH": os.environ["PATH"]}, "entrypoint": ["true"]}
         for number in range(4):
-            with emulator(MODULE, Path(name) / f"e{number}", {"true:1": image}) as (taken, ready):
+            with emulator(MODULE, folder / f"e{number}", {"true:1": image}) as (taken, ready):
                 starts.append(taken)
                 if number == 3:
                     process = psutil.Process(ready["pid"])
@@ -112,7 +110,7 @@ def main() -> int:
         figures.add("cpu of the emulator per pod", [used], "ms", 10)
         figures.add("memory of the emulator, 200 pods", [memory], "MB", 100)
         backend = choose_backends("kubernetes")["kubernetes"]
-        with environment(backend, backend.variants[-1], Path(name) / "environment") as env:
+        with environment(backend, backend.variants[-1], folder / "environment") as env:
             env.backend.execute_workers(True)
             ratios = [callback(env) for _ in range(1 + options.callbacks)][1:]
             figures.add("callback: submit to terminal row / bare worker", ratios, "x", 1.2)
