@@ -25,7 +25,7 @@ from executor_conformance.harness.errors import ConformanceError, EnvironmentUna
 from executor_conformance.harness.report.terminal import stdout_console
 from executor_conformance.harness.report.wording import SYMBOLS
 from executor_conformance.harness.verdicts import DECIDED, Decision, Verdict
-from executor_conformance.suites.cases import SuiteCase, suite_cases
+from executor_conformance.suites.cases import PACKAGE, SuiteCase, suite_cases
 from executor_conformance.suites.findings_cli import findings
 from executor_conformance.suites.gate_cli import badge, diff, gate, merge
 from executor_conformance.suites.on_demand_cli import sequences, sweep
@@ -36,7 +36,6 @@ from rich.text import Text
 
 NAME = "executor-conformance"
 DISTRIBUTION = "airflow-executor-conformance"
-PACKAGE = "executor_conformance.suites"
 INTERRUPTED = 130
 ABSENT = "not installed"
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from executor_conformance.suites import on_demand
-from executor_conformance.suites.cases import level_of
+from executor_conformance.suites.cases import PACKAGE
+from executor_conformance.suites.items import level_of_item, spec_of, subject_of
 from executor_conformance.suites.marks import extended
 from executor_conformance.suites.reporting import LOST, RESULT, SUBJECT, Collected
 from executor_conformance.suites.reporting import RUN as RUN_FACTS
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from executor_conformance.harness.session import CaseSpec, Subject
     from executor_conformance.suites.run_state import ConformanceState
 
-PACKAGE = "executor_conformance.suites"
 STATE = pytest.StashKey["ConformanceState"]()
 
 
@@ -185,23 +185,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Subject by subject, so that an environment starts once; what is above the chosen level is left out."""
-    cases = [item for item in items if _subject_of(item)]
+    cases = [item for item in items if subject_of(item)]
     if not cases:
         return
     state = state_of(config)
     levels = set(state.levels)
 
-    dropped = [item for item in cases if _level_of(item, state) not in levels]
+    dropped = [item for item in cases if level_of_item(item, state) not in levels]
     backends = list(dict.fromkeys(subject.backend.name for subject in state.subjects))
     if hasattr(config, "workerinput"):
         # Side by side, the longest comes first, or the others have ended while it still runs alone
-        backends.sort(key=lambda name: -sum(_subject_of(item).backend.name == name for item in cases))
+        backends.sort(key=lambda name: -sum(subject_of(item).backend.name == name for item in cases))
     order = {
         subject.label: (backends.index(subject.backend.name), number) for number, subject in enumerate(state.subjects)
     }
-    kept = [item for item in cases if _level_of(item, state) in levels]
+    kept = [item for item in cases if level_of_item(item, state) in levels]
     # The control group comes first: if it fails, nothing that follows may accuse the executor
-    kept.sort(key=lambda item: (order[_subject_of(item).label], "test_task.py" not in str(item.path)))
+    kept.sort(key=lambda item: (order[subject_of(item).label], "test_task.py" not in str(item.path)))
     items[:] = [item for item in items if item not in cases] + kept
     if dropped:
         config.hook.pytest_deselected(items=dropped)
@@ -209,54 +209,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 PLAN = pytest.StashKey[list[pytest.Item]]()
-
-
-def _subject_of(item: pytest.Item) -> Any:
-    callspec = getattr(item, "callspec", None)
-    subject = callspec.params.get("case") if callspec and item.get_closest_marker("conformance") else None
-    return subject if hasattr(subject, "label") else None  # pytest has a placeholder where no subject can run
-
-
-def case_id(item: pytest.Item) -> str:
-    """The id of a case, the same in every environment: ``crash.killed_during[child]``."""
-    module = item.path.stem.removeprefix("test_")
-    function = getattr(item, "originalname", item.name).removeprefix("test_")
-    callspec = getattr(item, "callspec", None)
-    subject = _subject_of(item)
-    label = subject.label if subject else ""
-    rest = (callspec.id if callspec else "").replace(label, "", 1).strip("-")
-    return f"{module}.{function}" + (f"[{rest}]" if rest else "")
-
-
-def _level_of(item: pytest.Item, state: ConformanceState) -> str:
-    """See :func:`level_of`."""
-    marker = item.get_closest_marker("conformance")
-    assert marker is not None
-    return level_of(marker.args, state.catalogue, further=item.get_closest_marker("extended") is not None)
-
-
-def spec_of(item: pytest.Item, state: ConformanceState) -> CaseSpec:
-    """What is known of a case before it runs."""
-    from executor_conformance.harness.session import CaseSpec, reproduce_line
-
-    marker = item.get_closest_marker("conformance")
-    assert marker is not None
-    assert isinstance(item, pytest.Function)
-    callspec = item.callspec
-    return CaseSpec(
-        id=case_id(item),
-        clauses=marker.args,
-        level=_level_of(item, state),
-        reproduce=reproduce_line(
-            f"{PACKAGE}.{item.path.stem}",
-            item.originalname,
-            callspec.id,
-            state.options,
-            _subject_of(item),  # type: ignore[attr-defined]
-        )
-        + on_demand.options_line(item),
-        smoke=bool(marker.kwargs.get("smoke")),
-    )
 
 
 # -- running ----------------------------------------------------------------------------------------------------
@@ -340,20 +292,20 @@ def _look_ahead(item: pytest.Item, state: ConformanceState) -> None:
     if item not in plan or hasattr(item.config, "workerinput"):
         return
     upcoming = plan[plan.index(item) :]
-    backends = list(dict.fromkeys(_subject_of(other).backend.name for other in upcoming))
+    backends = list(dict.fromkeys(subject_of(other).backend.name for other in upcoming))
     for name in list(state.pool._environments):
         if name not in backends:
             state.pool.release(name)
     for other in upcoming:
-        if _subject_of(other).backend.name != backends[0]:
-            state.pool.prepare(_subject_of(other))
+        if subject_of(other).backend.name != backends[0]:
+            state.pool.prepare(subject_of(other))
             break
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Run the scenario, end its history, decide, and turn the verdict into pytest's outcome."""
-    if _subject_of(item) is None:
+    if subject_of(item) is None:
         return (yield)
     from executor_conformance.harness.errors import ConformanceError
 

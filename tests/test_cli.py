@@ -121,7 +121,7 @@ def test_the_ids_are_those_of_the_run(tmp_path: Path) -> None:
 
     code = (
         "import sys, json, pytest\n"
-        "from executor_conformance.suites.plugin import case_id\n"
+        "from executor_conformance.suites.items import case_id\n"
         "class Collected:\n"
         "    ids = []\n"
         "    def pytest_itemcollected(self, item):\n"
