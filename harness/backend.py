@@ -94,6 +94,8 @@ class Variant:
     """For how long nothing may move before 'stuck' is proven, where the executor has timers of its own."""
     also: tuple[str, ...] = ()
     """Test functions that a smoke variant runs beside the smoke cases: those that show what differs in it."""
+    further: tuple[str, ...] = ()
+    """The same for the extended level: those that show once more what another of ``also`` shows."""
     settings: tuple[tuple[str, str], ...] = ()
     """``AIRFLOW__…`` settings of the scheduler side in this variant: names and values."""
     settle_s: float = 0.0
@@ -101,7 +103,7 @@ class Variant:
 
     def runs(self, function: str, smoke: bool) -> bool:
         """Whether this variant runs the cases of a test function."""
-        return smoke or not self.smoke or function in self.also
+        return smoke or not self.smoke or function in (*self.also, *self.further)
 
 
 @dataclass

@@ -170,13 +170,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     subjects = [s for s in state.subjects if s.variant.runs(metafunc.function.__name__, smoke)]
     if on_demand.parametrize(metafunc, subjects):
         return
+    further = {s.label: [extended] if metafunc.function.__name__ in s.variant.further else [] for s in subjects}
     by_way = metafunc.definition.get_closest_marker("ways")
     if by_way is None:
-        metafunc.parametrize("case", [pytest.param(s, id=s.label) for s in subjects], indirect=True)
+        each = [pytest.param(s, id=s.label, marks=further[s.label]) for s in subjects]
+        metafunc.parametrize("case", each, indirect=True)
         return
     point = by_way.args[0]
     several = [
-        pytest.param(s, way, id=f"{s.label}-{way}", marks=[extended] if way in s.backend.further.get(point, ()) else [])
+        pytest.param(
+            s,
+            way,
+            id=f"{s.label}-{way}",
+            marks=[extended] if way in s.backend.further.get(point, ()) else further[s.label],
+        )
         for s in subjects
         for way in s.backend.faults.get(point) or ("none",)
     ]

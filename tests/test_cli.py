@@ -99,6 +99,8 @@ def test_the_levels_are_those_of_the_run(tmp_path: Path) -> None:
     )
     for left_out in (
         "test_submit_refused[ecs-500]",
+        "test_stopped[ecs-default-attempts",
+        "test_killed_after_effect[ecs-default-attempts",
         "test_hang[",
         "test_many_at_once",
         "test_callable_fails[ecs-segfault",
@@ -108,6 +110,7 @@ def test_the_levels_are_those_of_the_run(tmp_path: Path) -> None:
         "test_submit_refused[ecs-throttled]",
         "test_stopped[ecs-host-lost]",
         "test_callable_fails[ecs-timeout",
+        "test_killed_after_claim[ecs-default-attempts",
     ):
         assert kept in done.stdout
 

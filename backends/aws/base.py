@@ -24,13 +24,8 @@ DEFAULT_ATTEMPTS = 3
 RETRY_BASE = 4
 """``calculate_next_attempt_delay`` of the provider waits RETRY_BASE ** attempt seconds."""
 SLACK_S = 2.0
-RESUBMITTED = (
-    "test_callable_raises",
-    "test_killed_before_claim",
-    "test_killed_after_claim",
-    "test_killed_after_effect",
-    "test_stopped",
-)
+RESUBMITTED = ("test_callable_raises", "test_killed_before_claim", "test_killed_after_claim")
+RESUBMITTED_TOO = ("test_killed_after_effect", "test_stopped")
 """Cases that show what the provider's default number of attempts does; each takes up to 40 s."""
 
 
@@ -42,6 +37,7 @@ def variants_of(label: str, attempts_setting: str) -> tuple[Variant, ...]:
             f"{label}-default-attempts",
             smoke=True,
             also=RESUBMITTED,
+            further=RESUBMITTED_TOO,
             note=f"{DEFAULT_ATTEMPTS} attempts for each workload, the provider's default",
             settings=((attempts_setting, str(DEFAULT_ATTEMPTS)),),
             settle_s=90.0,  # waits of 4 s and 16 s between three containers
