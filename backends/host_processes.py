@@ -11,12 +11,14 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from executor_conformance.backends.relays import Fork, Relays
 from executor_conformance.harness import processes
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.guardianship import Guardian
-from executor_conformance.harness.warm_starts import WarmStarts
+from executor_conformance.harness.warm_starts import LAZY, WORKER, WarmStarts
 
 _KILL_SECONDS = 5.0
 
@@ -40,6 +42,8 @@ class HostProcess:
         self.status: int | None = None
         """As of ``os.waitstatus_to_exitcode``, once the main process has been reaped."""
         self.reaped = threading.Event()
+        self.forks: list[Fork] = []
+        """What programs of the container have started elsewhere; see ``relays``."""
         self._sweeping = threading.Lock()
 
     def note_exit(self, status: int) -> None:
@@ -52,7 +56,7 @@ class HostProcess:
         if self.reaped.is_set() or not processes.is_alive(self.pid, self.started):
             return
         if number == signal.SIGKILL:
-            processes.kill_frozen(self.pid)
+            processes.kill_frozen(self.pid, *(fork.pid for fork in self.forks if not fork.reaped.is_set()))
         else:
             processes.kill([self.pid], number)
 
@@ -66,8 +70,11 @@ class HostProcess:
 
     def _members(self) -> list[int]:
         found = []
-        for pid, stat in processes.descendants_of(self.guardian_pid).items():
-            if stat.state not in "ZX" and pid != self.pid and (stat.session == self.pid or self._is_marked(pid)):
+        forks = list(self.forks)
+        sessions = {self.pid, *(fork.pid for fork in forks)}
+        guardians = {fork.guardian_pid for fork in forks}
+        for pid, stat in processes.descendants_of(self.guardian_pid, *guardians).items():
+            if stat.state not in "ZX" and pid != self.pid and (stat.session in sessions or self._is_marked(pid)):
                 found += processes.tree_of(pid)
         return found
 
@@ -87,25 +94,33 @@ class HostProcesses:
 
     :param folder: where what the guardians need is, until they end.
     :param logs: where the guardians' own words go.
+    :param worker: the module whose commands may begin as forks.
+    :param lazy: what it imports besides; see ``warm_starts``.
     :raises HarnessError: the guardian does not start.
     """
 
-    def __init__(self, folder: Path, logs: Path) -> None:
+    def __init__(self, folder: Path, logs: Path, worker: str = WORKER, lazy: Sequence[str] = LAZY) -> None:
         self._closing = False
         private = folder / "guardian"  # what the guardian removes at its end
         private.mkdir(exist_ok=True)
         self._guardian = Guardian(private, logs / "guardian.log", on_loss=lambda: self._guardian.give_up())
         self.guardian_pid = self._guardian.pid
-        self._warm = WarmStarts(folder, logs)
+        self._warm = WarmStarts(folder, logs, worker, lazy)
+        self._relays = Relays(folder, worker, self._warm.guardian_for, self._forks_of)
         self._guardian.ping()
 
     def start(self, process: HostProcess, argv: list[str], env: dict[str, str], cwd: str, warm: bool) -> None:
         """Start ``argv`` with exactly ``env`` as ``process``.
 
-        :param warm: it may begin as a fork of an interpreter that has imported Airflow; see ``warm_starts``.
+        :param warm: Airflow's worker command may begin as a fork of an interpreter that has imported Airflow, if it is
+            this one, or if this one starts it; see ``warm_starts`` and ``relays``.
         :raises NotStarted: it cannot be run.
         """
-        guardian = (warm and self._warm.guardian_for(argv, env, cwd)) or self._guardian
+        guardian = self._guardian
+        if warm and not self._warm.is_worker(argv):
+            argv, env = self._relays.offer(argv, env)
+        elif warm:
+            guardian = self._warm.guardian_for(argv, env, cwd) or guardian
         process.guardian_pid = guardian.pid
         try:
             problem = guardian.spawn(process, argv, env, cwd, process.log)
@@ -119,6 +134,15 @@ class HostProcesses:
         if self._closing:
             return
         self._closing = True
+        self._relays.close()
         self._warm.close()
         self._guardian.stop(remove=True)
         self._guardian.give_up()
+
+    def _forks_of(self, pid: int) -> list[Fork] | None:
+        """Of the container that a process is in."""
+        stat = processes.read_stat(pid)
+        while stat is not None and stat.ppid not in (0, self.guardian_pid):
+            stat = processes.read_stat(stat.ppid)
+        container = self._guardian.running.get(stat.pid) if stat is not None else None
+        return container.forks if isinstance(container, HostProcess) else None

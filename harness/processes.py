@@ -177,10 +177,10 @@ def kill(pids: Iterable[int], sig: int = signal.SIGKILL) -> None:
             os.kill(pid, sig)
 
 
-def kill_frozen(root: int) -> list[int]:
-    """SIGKILL ``root`` and its descendants, stopped first so that none can fork away; returns their pids."""
+def kill_frozen(*roots: int) -> list[int]:
+    """SIGKILL ``roots`` and their descendants, stopped first so that none can fork away; returns their pids."""
     frozen: list[int] = []
-    while new := [pid for pid in tree_of(root) if pid not in frozen]:
+    while new := [pid for root in roots for pid in tree_of(root) if pid not in frozen]:
         kill(new, signal.SIGSTOP)
         frozen += new
     kill(reversed(frozen))

@@ -19,7 +19,7 @@ from executor_conformance.harness.processes import kill_frozen
 from executor_conformance.harness.warm_guardian import ROOM_VARIABLE
 
 WORKER = "airflow.sdk.execution_time.execute_workload"
-"""What the containers of ECS, Batch and Kubernetes run with ``python -m``."""
+"""What the containers of ECS, Batch and Kubernetes run with ``python -m``, and what Lambda's handler runs."""
 LAZY = (
     "pydantic",
     "airflow.executors.workloads",
@@ -31,7 +31,7 @@ LAZY = (
     "airflow.sdk.execution_time.task_runner",
 )
 """What it imports itself once it runs, before it forks the task's or the callback's process."""
-OF_ONE = frozenset({"HOSTNAME", "AWS_BATCH_JOB_ID", "AWS_BATCH_JOB_ATTEMPT"})
+OF_ONE = frozenset({"HOSTNAME", "AWS_BATCH_JOB_ID", "AWS_BATCH_JOB_ATTEMPT", "AWS_LAMBDA_RUNTIME_API"})
 """Variables that differ between containers that are otherwise alike; nothing reads them at its import."""
 MOST = 2
 """Interpreters at once: each holds about 130 MB."""
@@ -57,18 +57,17 @@ class WarmStarts:
         self._ready: set[object] = set()
         self._closed = False
 
+    def is_worker(self, argv: Sequence[str]) -> bool:
+        """Whether this command may begin as a fork."""
+        return list(argv[1:3]) == ["-m", self._worker]
+
     def guardian_for(self, argv: list[str], env: Mapping[str, str], cwd: str) -> Guardian | None:
         """The one that can start this command; None if it is to be executed.
 
         The first command of its kind is executed, while its interpreter gets ready for the next.
         """
         program = shutil.which(argv[0], path=env.get("PATH", ""))
-        if (
-            argv[1:3] != ["-m", self._worker]
-            or program is None
-            or "PYTHONSAFEPATH" in env
-            or not os.path.isabs(program)
-        ):
+        if not self.is_worker(argv) or program is None or "PYTHONSAFEPATH" in env or not os.path.isabs(program):
             return None
         if sum(len(part.encode()) + 1 for part in argv) >= ROOM:
             return None  # its arguments would not be seen whole

@@ -171,7 +171,7 @@ class EmulatedAws(AwsSubstrate):
 
     def data_plane(self, own: str) -> str:
         """The emulator's runner; Lambda's handler starts the worker command itself."""
-        return own + (FORKED if self.site.options.worker_start == "fork" and self.service != "lambda" else "")
+        return own + (FORKED if self.site.options.worker_start == "fork" else "")
 
     @property
     def client(self) -> EmulatorClient:
