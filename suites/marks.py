@@ -10,15 +10,16 @@ import pytest
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
-def decides(*clauses: str, smoke: bool = False) -> Callable[[Function], Function]:
+def decides(*clauses: str, smoke: bool = False, once: bool = False) -> Callable[[Function], Function]:
     """Mark a case with the clauses that it decides; the invariants are added to every case.
 
     The first is what the case is about: the case is of this clause's level.
-    ``smoke`` cases also run in the variants of an environment that are only looked at briefly.
+    ``smoke`` cases also run in the variants of an environment that are only looked at briefly. ``once``: what is decided
+    is core's and the same beside any executor, so that the core level has the case in the first environment only.
     """
 
     def mark(function: Function) -> Function:
-        marked = pytest.mark.conformance(*clauses, smoke=smoke)(function)
+        marked = pytest.mark.conformance(*clauses, smoke=smoke, once=once)(function)
         return marked
 
     return mark

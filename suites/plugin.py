@@ -80,7 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers, and the hooks of what runs on demand."""
     config.pluginmanager.register(on_demand, "executor_conformance_on_demand")
     config.addinivalue_line("markers", "on_demand(what, part): a case that runs only when it is asked for")
-    config.addinivalue_line("markers", "conformance(*clauses, smoke=False): a case that decides these clauses")
+    config.addinivalue_line("markers", "conformance(*clauses, smoke=False, once=False): a case that decides these clauses")
     config.addinivalue_line("markers", "extended: a case that the core level leaves out, whatever it decides")
     config.addinivalue_line("markers", "ways(point): run once for each way in which the environment injects it")
 
@@ -170,7 +170,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     subjects = [s for s in state.subjects if s.variant.runs(metafunc.function.__name__, smoke)]
     if on_demand.parametrize(metafunc, subjects):
         return
-    further = {s.label: [extended] if metafunc.function.__name__ in s.variant.further else [] for s in subjects}
+    elsewhere = subjects[1:] if marker.kwargs.get("once") else []
+    further = {
+        s.label: [extended] if metafunc.function.__name__ in s.variant.further or s in elsewhere else [] for s in subjects
+    }
     by_way = metafunc.definition.get_closest_marker("ways")
     if by_way is None:
         each = [pytest.param(s, id=s.label, marks=further[s.label]) for s in subjects]

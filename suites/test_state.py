@@ -22,7 +22,7 @@ def test_deleted_callback(case: Case) -> None:
     case.env.observe()  # what the database's own journal saw of the rows
 
 
-@decides("STATE-2")
+@decides("STATE-2", once=True)
 def test_api_and_row_agree(case: Case) -> None:
     """Callbacks in every state are read by every API that tells a state, and in the database."""
     read_states(case)

@@ -56,7 +56,7 @@ def held_callback(case: Case) -> tuple[Callback, WireRule]:
     return callback, rule
 
 
-@decides("TOKEN-2", "TOKEN-4", "TOKEN-6", "TOKEN-7")
+@decides("TOKEN-2", "TOKEN-4", "TOKEN-6", "TOKEN-7", once=True)
 def test_tokens_on_every_route(case: Case) -> None:
     """Every route that the running API server describes is asked with every token of a callback, in every state."""
     run_matrix(case)

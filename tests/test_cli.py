@@ -86,9 +86,9 @@ def test_the_level_of_a_case(case: str, level: str) -> None:
     assert {each.id: each.level for each in suite_cases(load_catalogue())}[case] == level
 
 
-def test_the_levels_are_those_of_the_run(tmp_path: Path) -> None:
-    arguments = ["-m", "conformance", "--conformance-backend", "ecs", "--conformance-level", "core"]
-    arguments += ["--conformance-report", str(tmp_path)]
+def collected(folder: Path, *options: str) -> str:
+    """The cases of a run, a line each."""
+    arguments = ["-m", "conformance", "--conformance-report", str(folder), *options]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments],
         cwd=Path(__file__).parent.parent,
@@ -97,6 +97,21 @@ def test_the_levels_are_those_of_the_run(tmp_path: Path) -> None:
         timeout=120,
         check=True,
     )
+    return done.stdout
+
+
+@pytest.mark.parametrize("case", ["test_api_and_row_agree", "test_tokens_on_every_route"])
+def test_what_is_of_core_is_asked_once_at_the_core_level(tmp_path: Path, case: str) -> None:
+    options = ["--conformance-backend", "edge,celery,lambda", "-k", case]
+    core = [line for line in collected(tmp_path, *options, "--conformance-level", "core").splitlines() if case in line]
+    whole = [line for line in collected(tmp_path, *options).splitlines() if case in line]
+    assert len(core) == 1
+    assert len(whole) == 3
+    assert core[0] in whole
+
+
+def test_the_levels_are_those_of_the_run(tmp_path: Path) -> None:
+    out = collected(tmp_path, "--conformance-backend", "ecs", "--conformance-level", "core")
     for left_out in (
         "test_submit_refused[ecs-500]",
         "test_stopped[ecs-default-attempts",
@@ -105,14 +120,14 @@ def test_the_levels_are_those_of_the_run(tmp_path: Path) -> None:
         "test_many_at_once",
         "test_callable_fails[ecs-segfault",
     ):
-        assert left_out not in done.stdout
+        assert left_out not in out
     for kept in (
         "test_submit_refused[ecs-throttled]",
         "test_stopped[ecs-host-lost]",
         "test_callable_fails[ecs-timeout",
         "test_killed_after_claim[ecs-default-attempts",
     ):
-        assert kept in done.stdout
+        assert kept in out
 
 
 def test_list_refuses_an_unknown_backend() -> None:
