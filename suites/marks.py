@@ -14,8 +14,8 @@ def decides(*clauses: str, smoke: bool = False, once: bool = False) -> Callable[
     """Mark a case with the clauses that it decides; the invariants are added to every case.
 
     The first is what the case is about: the case is of this clause's level.
-    ``smoke`` cases also run in the variants of an environment that are only looked at briefly. ``once``: what is decided
-    is core's and the same beside any executor, so that the core level has the case in the first environment only.
+    ``smoke`` cases also run in the variants of an environment that are only looked at briefly. ``once``: what is
+    decided is core's and the same beside any executor, so the core level has the case in the first environment only.
     """
 
     def mark(function: Function) -> Function:

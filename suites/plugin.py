@@ -80,7 +80,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers, and the hooks of what runs on demand."""
     config.pluginmanager.register(on_demand, "executor_conformance_on_demand")
     config.addinivalue_line("markers", "on_demand(what, part): a case that runs only when it is asked for")
-    config.addinivalue_line("markers", "conformance(*clauses, smoke=False, once=False): a case that decides these clauses")
+    config.addinivalue_line(
+        "markers", "conformance(*clauses, smoke=False, once=False): a case that decides these clauses"
+    )
     config.addinivalue_line("markers", "extended: a case that the core level leaves out, whatever it decides")
     config.addinivalue_line("markers", "ways(point): run once for each way in which the environment injects it")
 
@@ -172,7 +174,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     elsewhere = subjects[1:] if marker.kwargs.get("once") else []
     further = {
-        s.label: [extended] if metafunc.function.__name__ in s.variant.further or s in elsewhere else [] for s in subjects
+        s.label: [extended] if metafunc.function.__name__ in s.variant.further or s in elsewhere else []
+        for s in subjects
     }
     by_way = metafunc.definition.get_closest_marker("ways")
     if by_way is None:

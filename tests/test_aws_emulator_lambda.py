@@ -38,12 +38,12 @@ def handler(event, context):
         return dict(os.environ)
     return {"pid": os.getpid(), "id": context.aws_request_id, "left": context.get_remaining_time_in_millis()}
 """
+IMAGES = {WORKER: {"env": {"PATH": PATH, "FROM_IMAGE": "yes"}}}
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    images = {"slow": {"env": {"PATH": PATH}}}
-    with serving("--services", "lambda", "--lambda-retry-delay", "0.1", "--lambda-concurrency", "3", **images) as it:
+    with serving("--services", "lambda", "--lambda-retry-delay", "0.1", "--lambda-concurrency", "3", **IMAGES) as it:
         (it.folder / "lambda-task" / "tiny.py").write_text(HANDLER)
         yield it
 
@@ -146,6 +146,20 @@ def test_the_environment(client: Any, tiny: str, server: Server) -> None:
     assert env["AWS_ENDPOINT_URL"] == server.admin.url
     known = {"FROM_IMAGE", "PATH", "HOSTNAME", "LAMBDA_TASK_ROOT", "_HANDLER", "LC_CTYPE", "_X_AMZN_TRACE_ID"}
     assert {name for name in env if not name.startswith("AWS_")} <= known
+
+
+def test_a_warm_runtime_is_used_again_only_as_its_image_says(client: Any, server: Server) -> None:
+    """Whether worker commands may begin as forks is part of it: a case may ask that all are executed."""
+    name = create(server, client, "forks", Code={"ImageUri": "forks"})
+    said = []
+    for warm in (True, True, False, True):
+        server.admin.set_images(IMAGES | {"forks": {"env": {"PATH": PATH}, "warm": warm}})
+        (_, seen), (_, env) = call(client, name, {}), call(client, name, {"do": "env"})
+        said.append((seen["pid"], env["PATH"].removesuffix(PATH)))
+    assert len({pid for pid, _ in said}) == 2
+    assert said[0] == said[1] == said[3]
+    assert said[0][1].endswith("/relay:")
+    assert said[2][1] == ""
 
 
 def test_a_synchronous_error_is_not_retried(client: Any, tiny: str, server: Server) -> None:

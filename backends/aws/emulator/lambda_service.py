@@ -202,7 +202,7 @@ class LambdaService:
                 return None
             run.expect(STARTING)
             try:
-                runtime = self._runtime(function, run)
+                runtime, kind = self._runtime(function, run)
             except ImageMissing:
                 return _no_image(function.image)
             except StartFailed as error:
@@ -212,7 +212,7 @@ class LambdaService:
             finally:
                 if runtime.alive:
                     with self._lock:
-                        self._idle.setdefault(function.key, []).append(runtime)
+                        self._idle.setdefault(kind, []).append(runtime)
 
     def _with(self, runtime: Runtime, invocation: Invocation) -> Answer:
         run, function = invocation.run, invocation.function
@@ -226,14 +226,16 @@ class LambdaService:
         run.finish()
         return answer
 
-    def _runtime(self, function: Function, run: Run) -> Runtime:
+    def _runtime(self, function: Function, run: Run) -> tuple[Runtime, tuple[Any, ...]]:
+        """A runtime, and of which kind it is: it may do the work of another of its kind."""
+        image = self.plane.images.get(function.image)
+        kind = (*function.key, image.warm)
         with self._lock:
-            idle = self._idle.get(function.key, [])
+            idle = self._idle.get(kind, [])
             while idle:
                 if (runtime := idle.pop()).alive:
                     run.env_names = self._env_names(function)
-                    return runtime
-        image = self.plane.images.get(function.image)
+                    return runtime, kind
         env = self._environment(function)
         run.env_names = sorted(env)
 
@@ -244,7 +246,7 @@ class LambdaService:
                 image, argv, complete, f"lambda-{run.id}-{run.attempt}", function.working_dir
             )
 
-        return Runtime(start)
+        return Runtime(start), kind
 
     def _env_names(self, function: Function) -> list[str]:
         return sorted(self._environment(function))
