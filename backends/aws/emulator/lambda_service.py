@@ -202,7 +202,7 @@ class LambdaService:
                 return None
             run.expect(STARTING)
             try:
-                runtime, kind = self._runtime(function, run)
+                runtime, pool = self._runtime(function, run)
             except ImageMissing:
                 return _no_image(function.image)
             except StartFailed as error:
@@ -212,7 +212,7 @@ class LambdaService:
             finally:
                 if runtime.alive:
                     with self._lock:
-                        self._idle.setdefault(kind, []).append(runtime)
+                        self._idle.setdefault(pool, []).append(runtime)
 
     def _with(self, runtime: Runtime, invocation: Invocation) -> Answer:
         run, function = invocation.run, invocation.function
