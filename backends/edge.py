@@ -41,6 +41,14 @@ class EdgeBackend(Backend):
             "edge-log-push-stubbed",
             note="the worker's log push is answered with 204 at the wire, so that the rest can be decided",
         ),
+        Variant(
+            "edge-without-log-push",
+            smoke=True,
+            extended=True,
+            also=("test_callable_raises", "test_killed_before_claim"),
+            settings=(("AIRFLOW__EDGE__PUSH_LOGS", "False"),),
+            note="as released, with [edge] push_logs = False",
+        ),
     )
     carriers: ClassVar = {"table:edge_job": "the job in the database, which the worker fetches over HTTP"}
     victims: ClassVar = frozenset({"child", "supervisor", "unit", "node", "idle"})
@@ -107,7 +115,7 @@ class EdgeBackend(Backend):
     def _start_node(self) -> None:
         number = next(_numbers)
         logs = self.site.folder / f"edge-logs-{number}"
-        env = self.site.env | {"AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(logs)}
+        env = self.site.env | dict(self.site.variant.settings) | {"AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(logs)}
         name = f"edge-{os.getpid()}-{number}"  # a killed worker's name is taken until its heartbeat is overdue
         argv = [sys.executable, "-m", "airflow", "edge", "worker", "--edge-hostname", name]
         argv += [

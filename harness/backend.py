@@ -96,6 +96,8 @@ class Variant:
     """Test functions that a smoke variant runs beside the smoke cases: those that show what differs in it."""
     further: tuple[str, ...] = ()
     """The same for the extended level: those that show once more what another of ``also`` shows."""
+    extended: bool = False
+    """All of its cases are for the extended level."""
     settings: tuple[tuple[str, str], ...] = ()
     """``AIRFLOW__…`` settings of the scheduler side in this variant: names and values."""
     settle_s: float = 0.0
@@ -104,6 +106,10 @@ class Variant:
     def runs(self, function: str, smoke: bool) -> bool:
         """Whether this variant runs the cases of a test function."""
         return smoke or not self.smoke or function in (*self.also, *self.further)
+
+    def leaves_to_extended(self, function: str) -> bool:
+        """Whether the core level leaves out this variant's cases of a test function."""
+        return self.extended or function in self.further
 
 
 @dataclass

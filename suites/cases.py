@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from executor_conformance.harness.backend import Variant
 from executor_conformance.harness.catalogue import LEVELS, Catalogue
 
 PACKAGE = "executor_conformance.suites"
@@ -25,6 +26,7 @@ class SuiteCase:
     clauses: tuple[str, ...]
     level: str
     smoke: bool
+    once: bool
     summary: str
 
     @property
@@ -40,6 +42,14 @@ def level_of(clauses: Sequence[str], catalogue: Catalogue, further: bool) -> str
     """The level of a case: that of its first clause; extended at least, if it is a further form of another case."""
     about = catalogue.clause(clauses[0]).level
     return max(about, "extended", key=LEVELS.index) if further else about
+
+
+def subjects_of(case: SuiteCase, variants: Sequence[Variant], level: str) -> list[str]:
+    """The labels of those variants that run a case at a level, in a run of all of them that can run."""
+    runs = [each for each in variants if each.runs(case.function, case.smoke)]
+    if level == LEVELS[0]:
+        runs = [each for each in runs[: 1 if case.once else None] if not each.leaves_to_extended(case.function)]
+    return [each.label for each in runs]
 
 
 def suite_cases(catalogue: Catalogue) -> list[SuiteCase]:
@@ -61,6 +71,7 @@ def suite_cases(catalogue: Catalogue) -> list[SuiteCase]:
                         clauses=clauses,
                         level=level_of(clauses, catalogue, further=further),
                         smoke=bool(marks[0].kwargs.get("smoke")),
+                        once=bool(marks[0].kwargs.get("once")),
                         summary=(inspect.getdoc(function) or "").partition("\n")[0],
                     )
                 )

@@ -25,7 +25,7 @@ from executor_conformance.harness.errors import ConformanceError, EnvironmentUna
 from executor_conformance.harness.report.terminal import stdout_console
 from executor_conformance.harness.report.wording import SYMBOLS
 from executor_conformance.harness.verdicts import DECIDED, Decision, Verdict
-from executor_conformance.suites.cases import PACKAGE, SuiteCase, suite_cases
+from executor_conformance.suites.cases import PACKAGE, SuiteCase, subjects_of, suite_cases
 from executor_conformance.suites.findings_cli import findings
 from executor_conformance.suites.gate_cli import badge, diff, gate, merge
 from executor_conformance.suites.on_demand_cli import sequences, sweep
@@ -243,11 +243,7 @@ def list_cases(backend: str | None, level: str, as_json: bool) -> None:
     levels = LEVELS[: LEVELS.index(level) + 1]
     chosen = choose_backends(backend).values() if backend else ()
     variants = [variant for each in chosen for variant in each.variants]
-    cases = {
-        case: [variant.label for variant in variants if variant.runs(case.function, case.smoke)]
-        for case in suite_cases(catalogue)
-        if case.level in levels
-    }
+    cases = {case: subjects_of(case, variants, level) for case in suite_cases(catalogue) if case.level in levels}
     if as_json:
         rows = [{**asdict(case), **({"subjects": cases[case]} if backend else {})} for case in cases]
         click.echo(json.dumps(rows, indent=1, ensure_ascii=False))

@@ -56,7 +56,15 @@ def test_list_as_json_with_subjects() -> None:
     rows = {row["id"]: row for row in json.loads(result.stdout)}
     assert rows["run.success"]["subjects"] == ["local", "edge", "edge-log-push-stubbed"]
     assert rows["crash.killed_after_claim"]["subjects"] == ["local", "edge-log-push-stubbed"]
+    assert rows["token.tokens_on_every_route"]["subjects"] == ["local"]
     assert "RUN-1" in rows["run.success"]["clauses"]
+
+
+def test_list_tells_what_the_core_level_leaves_out() -> None:
+    result = invoke("list", "--json", "--backend", "local,edge")
+    rows = {row["id"]: row for row in json.loads(result.stdout)}
+    assert rows["run.success"]["subjects"] == ["local", "edge", "edge-log-push-stubbed", "edge-without-log-push"]
+    assert rows["token.tokens_on_every_route"]["subjects"] == ["local", "edge-log-push-stubbed"]
 
 
 def test_the_core_level_tries_every_fault_point() -> None:
