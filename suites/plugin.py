@@ -172,11 +172,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     subjects = [s for s in state.subjects if s.variant.runs(metafunc.function.__name__, smoke)]
     if on_demand.parametrize(metafunc, subjects):
         return
-    elsewhere = subjects[1:] if marker.kwargs.get("once") else []
-    further = {
-        s.label: [extended] if metafunc.function.__name__ in s.variant.further or s in elsewhere else []
-        for s in subjects
-    }
+    again = subjects[1:] if marker.kwargs.get("once") else []
+    marked = [s for s in subjects if s.variant.leaves_to_extended(metafunc.function.__name__) or s in again]
+    further = {s.label: [extended] if s in marked else [] for s in subjects}
     by_way = metafunc.definition.get_closest_marker("ways")
     if by_way is None:
         each = [pytest.param(s, id=s.label, marks=further[s.label]) for s in subjects]
