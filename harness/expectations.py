@@ -21,7 +21,8 @@ from executor_conformance.harness.verdicts import Decision, Verdict
 
 ON_DEMAND = ("sweep.", "sequences.")
 """How the ids of cases begin that run only when they are asked for."""
-_KEYS = ("subject", "clause", "case", "reason", "finding", "link", "review")
+_KEYS = ("subject", "clause", "case", "database", "reason", "finding", "link", "review")
+DATABASES = ("sqlite", "postgres")
 _FAILED = frozenset({Verdict.FAIL, Verdict.KNOWN, Verdict.FINDING})
 
 
@@ -44,6 +45,8 @@ class Entry:
     reason: str
     review: datetime.date
     case: str = "*"
+    database: str = ""
+    """The kind of database that it is about, of :data:`DATABASES`; empty: any."""
     link: str = ""
     findings: tuple[str, ...] = ()
     """Ids of the findings that are its cause, where a ``findings.toml`` describes them."""
@@ -76,6 +79,11 @@ class Expectations:
     path: Path | None = None
     today: datetime.date = field(default_factory=datetime.date.today)
     matches: list[tuple[int, Cell]] = field(default_factory=list)
+
+    def on(self, database: str) -> Expectations:
+        """Those that are about runs on a database, named as in an option or in a report ('PostgreSQL 15.18')."""
+        kind = next((each for each in DATABASES if database.lower().startswith(each)), database)
+        return replace(self, entries=tuple(entry for entry in self.entries if entry.database in ("", kind)))
 
     def apply(self, subject: str, case: str, decisions: Iterable[Decision]) -> list[Decision]:
         """The decisions with listed failures turned into ``known`` and listed findings marked ``listed``."""
@@ -185,10 +193,17 @@ def _entry(path: Path, catalogue: Catalogue, number: int, entry: Mapping[str, An
         clauses=tuple(clauses),
         case=entry.get("case", "*"),
         reason=entry["reason"].strip().rstrip("."),
+        database=_database(where, entry.get("database", "")),
         link=entry.get("link", ""),
         findings=tuple(_ids(where, entry, "finding")) if "finding" in entry else (),
         review=_date(where, entry["review"]),
     )
+
+
+def _database(where: str, value: object) -> str:
+    if value not in ("", *DATABASES):
+        raise UsageError(f"{where} has the database {value!r}; give {' or '.join(DATABASES)}, or leave it out.")
+    return str(value)
 
 
 def _ids(where: str, entry: Mapping[str, Any], key: str) -> list[str]:

@@ -24,6 +24,7 @@ from executor_conformance.harness.history import Clock, History
 from executor_conformance.harness.report.model import CaseResult, SubjectInfo, case_verdict, clause_results
 from executor_conformance.harness.settings import PARALLELISM
 from executor_conformance.harness.verdicts import Decision, Verdict
+from executor_conformance.harness.view import WAITING
 
 GROUP = "executor_conformance.backends"
 LEVELS = ("core", "extended", "provisional")
@@ -280,6 +281,8 @@ class Recorder:
             return
         if run.case.disturbed or new_scheduler or left or held:
             env.repair(thorough=bool(left or held), new_scheduler=new_scheduler)
+            if waiting := [callback.id for callback in left if run.case.state(callback) in WAITING]:
+                env.ask_beside("withdraw", ids=waiting)  # or core would hand them over in the next case
         else:
             env.effects.clear()
             env.wire.clear_rules()

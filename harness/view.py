@@ -10,6 +10,8 @@ from typing import Any
 from executor_conformance.harness.history import Event, History
 from executor_conformance.harness.limits import LIMITS
 
+WAITING = frozenset({"scheduled", "pending"})
+"""States of rows that core will hand to an executor yet."""
 TERMINAL = frozenset({"success", "failed"})
 TASK_ENDED = ("success", "failed", "skipped", "upstream_failed", "up_for_retry", "removed")
 NOTICED_S = 5.0

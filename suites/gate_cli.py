@@ -70,7 +70,7 @@ def gate(
 
     judged = load_report(report)
     before = load_report(baseline) if baseline else None
-    listed = load_expectations(expectations, load_catalogue()) if expectations else None
+    listed = load_expectations(expectations, load_catalogue()).on(judged.run.database) if expectations else None
     required = [label.strip() for labels in require for label in labels.split(",")]
     if not all(required):
         raise UsageError("--require has an empty subject; give the label of one, as the report shows it.")

@@ -71,7 +71,7 @@ class ConformanceState:
         path = Path(given) if given else _own_expectations(self.config)
         if path is None or (self.options.executor and not given):
             return Expectations()
-        return load_expectations(path, self.catalogue)
+        return load_expectations(path, self.catalogue).on(self.options.database)
 
     @property
     def pool(self) -> EnvironmentPool:

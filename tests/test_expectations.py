@@ -47,6 +47,28 @@ def test_a_listed_failure_is_known_with_its_reason_and_link(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("database", "verdict"),
+    [
+        ("postgres", Verdict.KNOWN),
+        ("postgresql://u@h/db", Verdict.KNOWN),
+        ("PostgreSQL 15.18", Verdict.KNOWN),
+        ("sqlite", Verdict.FAIL),
+        ("SQLite 3.40.1", Verdict.FAIL),
+    ],
+)
+def test_an_entry_may_be_about_a_database(tmp_path: Path, database: str, verdict: Verdict) -> None:
+    listed = load(tmp_path, ENTRY + 'database = "postgres"\n').on(database)
+    (decision,) = listed.apply("local", "crash", [Decision("CRASH-1", Verdict.FAIL)])
+    assert decision.verdict is verdict
+    nothing = listed.problems([("local", "crash", "CRASH-3", "pass")], complete=True)
+    assert bool(nothing) is (verdict is Verdict.KNOWN)  # on the other it matches nothing, and need not
+
+
+def test_an_entry_about_no_database_is_about_each(tmp_path: Path) -> None:
+    assert len(load(tmp_path, ENTRY).on("sqlite").entries) == len(load(tmp_path, ENTRY).on("postgres").entries) == 1
+
+
+@pytest.mark.parametrize(
     ("subject", "case", "clause"),
     [("celery", "crash", "CRASH-1"), ("local", "crash", "CRASH-5"), ("Local", "crash", "CRASH-1")],
 )
@@ -152,6 +174,11 @@ def test_problems_need_only_plain_results_of_several_processes(tmp_path: Path) -
         ('subject = "local"', "", "has no subject"),
         ('clause = "CRASH-1"', "", "has no clause"),
         ('reason = "Nothing rescues it"', 'reason = " "', "has an empty reason"),
+        (
+            'subject = "local"',
+            'subject = "local"\ndatabase = "oracle"',
+            "has the database 'oracle'; give sqlite or postgres",
+        ),
         ("review = 2027-01-31", 'review = "soon"', "has the review 'soon', which is not a date such as"),
         ("review = 2027-01-31", "review = 2027-01-31T10:00:00", "which is not a date"),
         ('subject = "local"', "subject = 3", "has an empty subject or one that is no string"),

@@ -16,7 +16,7 @@ from executor_conformance.backends.local import LocalBackend
 from executor_conformance.harness.backend import Options
 from executor_conformance.harness.case import Case
 from executor_conformance.harness.catalogue import load_catalogue
-from executor_conformance.harness.errors import HarnessError
+from executor_conformance.harness.errors import HarnessError, SchedulerDied
 from executor_conformance.harness.expectations import Expectations
 from executor_conformance.harness.history import Clock
 from executor_conformance.harness.processes import RUN_VARIABLE
@@ -81,6 +81,43 @@ def test_environment_that_lost_its_api_server_accuses_nobody_and_is_made_anew(
     assert case.state(callback) == "success"
     pool.close()
     assert list(tmp_path.iterdir()) == []
+
+
+PICKY = """
+from airflow.executors.local_executor import LocalExecutor
+
+
+class PickyExecutor(LocalExecutor):
+    def queue_workload(self, workload, session):
+        if str(getattr(workload, "callback", "")).find("callables.raises") >= 0:
+            raise ValueError("it does not fit")
+        super().queue_workload(workload, session)
+"""
+
+
+def test_a_callback_that_takes_the_scheduler_down_accuses_nobody_in_the_next_case(
+    pool: EnvironmentPool, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row is PENDING again, for the transaction was rolled back, and core would take it up in each step."""
+    module = tmp_path_factory.mktemp("picky") / "picky_executor.py"
+    module.write_text(PICKY)
+    monkeypatch.setenv("PYTHONPATH", str(module.parent))
+    options = Options(executor="picky_executor.PickyExecutor")
+    subject = Subject("local", LocalBackend, LocalBackend.variants[0], options)
+    env = pool.acquire(subject)
+    recorder = Recorder(load_catalogue(), Expectations(), tmp_path_factory.mktemp("report"))
+    run = recorder.begin(CaseSpec("fail.callable_raises", ("FAIL-1",), "core", "pytest"), subject, env)
+    callback = run.case.submit("raises", expect="failure")
+    with pytest.raises(SchedulerDied) as died:
+        run.case.settle()
+    assert recorder.finish(run, died.value).verdict is Verdict.FAIL
+    env.observe()
+    assert run.case.state(callback) is None
+    assert pool.acquire(subject) is env
+    run = recorder.begin(CaseSpec("run.success", ("RUN-1", "RUN-6"), "core", "pytest"), subject, env)
+    run.case.submit("succeed", expect="success")
+    run.case.settle()
+    assert recorder.finish(run).verdict is Verdict.PASS
 
 
 def test_environment_that_cannot_be_repaired_costs_no_verdict(

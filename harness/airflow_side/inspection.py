@@ -211,6 +211,7 @@ _OF_THE_ENVIRONMENT: dict[str, Callable[..., dict[str, Any]]] = {
     "openapi": openapi.describe,
     "remove_rows": rows.remove,
     "state_apis": openapi.state_apis,
+    "withdraw": rows.withdraw,
 }
 
 

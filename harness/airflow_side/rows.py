@@ -1,6 +1,7 @@
 """Rows that stand for callbacks in every state: for what the API server makes of a token, not for an executor.
 
-They are committed, for the server must see them, and removed afterwards. No scheduler may take a step meanwhile.
+They are committed, for the server must see them, and removed afterwards. No scheduler may take a step meanwhile. What
+a case leaves waiting is removed in the same way.
 """
 
 from __future__ import annotations
@@ -42,9 +43,8 @@ def _callback(state: str, run_id: str) -> str:
     return made
 
 
-def remove(ids: list[str], dag_run_id: int) -> dict[str, Any]:
-    """Remove what :func:`make` has made."""
-    from airflow.models.dagrun import DagRun
+def withdraw(ids: list[str]) -> dict[str, Any]:
+    """Remove callbacks, so that no scheduler takes them up."""
     from airflow.models.deadline import Deadline
     from airflow.utils.session import create_session
     from sqlalchemy import delete
@@ -53,6 +53,15 @@ def remove(ids: list[str], dag_run_id: int) -> dict[str, Any]:
     with create_session() as session:
         session.execute(delete(Deadline).where(Deadline.callback_id.in_(callbacks)))
     events.delete_rows(callbacks)
+    return {"removed": len(ids)}
+
+
+def remove(ids: list[str], dag_run_id: int) -> dict[str, Any]:
+    """Remove what :func:`make` has made."""
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    withdraw(ids)
     with create_session() as session:
         if (run := session.get(DagRun, dag_run_id)) is not None:
             session.delete(run)
