@@ -105,7 +105,8 @@ def decide(history: History, clauses: Iterable[str], catalogue: Catalogue) -> li
     A scenario that had no means to run decides nothing. One that broke is an error of the harness, unless the
     history shows a clause broken all the same; one whose environment broke is an error whatever was seen, for
     nothing of it can be held against an executor. Neither can what is seen where a worker did not get the CPU. A
-    scheduler that died in it is always asked about.
+    scheduler that died in it is always asked about; if that is held against the subject, what could not be seen any
+    more is not applicable.
     """
     ended = (history.of("end") or [{"trouble": "the case did not come to its end"}])[-1]
     asked = list(clauses)
@@ -124,7 +125,17 @@ def decide(history: History, clauses: Iterable[str], catalogue: Catalogue) -> li
         return [_spared(decision, starved[0]) for decision in decisions]
     if (trouble := ended.get("trouble")) and not broken:
         return [Decision(clause, Verdict.ERROR, trouble) for clause in asked]
+    if ended.get("scheduler_died") and any(d.clause == "CRASH-5" and d.verdict is Verdict.FAIL for d in decisions):
+        return [_moot(decision) for decision in decisions]
     return decisions
+
+
+def _moot(decision: Decision) -> Decision:
+    """What a dead scheduler left unproven is no error of the harness; a check that broke is."""
+    if not decision.data.get("unproven"):
+        return decision
+    reason = f"the scheduler did not survive, see CRASH-5; {decision.reason}"
+    return Decision(decision.clause, Verdict.NOT_APPLICABLE, reason, decision.evidence)
 
 
 def _spared(decision: Decision, bound: Event) -> Decision:
@@ -155,7 +166,7 @@ def _decide(view: HistoryView, clause_id: str, catalogue: Catalogue) -> Decision
     if isinstance(found, Unsupported):
         return Decision(clause_id, Verdict.UNSUPPORTED, found.reason)
     if isinstance(found, Unproven):
-        return Decision(clause_id, Verdict.ERROR, found.reason)
+        return Decision(clause_id, Verdict.ERROR, found.reason, data={"unproven": True})
     owner = clause.owner_for(view.edition) if view.edition else clause.owner
     verdict = Verdict.FINDING if owner == "core" else Verdict.FAIL
     return Decision(clause_id, verdict, found.reason, found.evidence)

@@ -217,3 +217,16 @@ def test_what_was_given_up_on_an_overloaded_machine_accuses_nobody() -> None:
     seen = history().callback().row("c1", "queued", "running").bound(starved=False).add("end", trouble="")
     (decision,) = [d for d in decide(seen.stored(), ["CRASH-1"], CATALOGUE) if d.clause == "CRASH-1"]
     assert decision.verdict is Verdict.FAIL
+
+
+def test_what_a_dead_scheduler_left_undecided_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = history().callback().row("c1", "queued").add("scheduler", what="error", message="boom\nmore", where="step")
+    cut = seen.add("end", trouble="", scheduler_died=True).stored()
+    decisions = {d.clause: d for d in decide(cut, ["RUN-3"], CATALOGUE)}
+    assert decisions["CRASH-5"].verdict is Verdict.FAIL
+    assert decisions["CRASH-5"].reason == "The scheduler did not survive: boom"
+    assert decisions["RUN-3"].verdict is Verdict.NOT_APPLICABLE
+    assert decisions["RUN-3"].reason.startswith("the scheduler did not survive, see CRASH-5; the case was cut short")
+    monkeypatch.setitem(checker.CHECKS, "RUN-3", lambda _: 1 / 0)
+    decisions = {d.clause: d for d in decide(cut, ["RUN-3"], CATALOGUE)}
+    assert decisions["RUN-3"].verdict is Verdict.ERROR

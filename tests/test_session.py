@@ -90,7 +90,7 @@ from airflow.executors.local_executor import LocalExecutor
 class PickyExecutor(LocalExecutor):
     def queue_workload(self, workload, session):
         if str(getattr(workload, "callback", "")).find("callables.raises") >= 0:
-            raise ValueError("it does not fit")
+            raise ValueError(f"it does not fit\\nas SQLAlchemy does: {workload.token}")
         super().queue_workload(workload, session)
 """
 
@@ -110,7 +110,13 @@ def test_a_callback_that_takes_the_scheduler_down_accuses_nobody_in_the_next_cas
     callback = run.case.submit("raises", expect="failure")
     with pytest.raises(SchedulerDied) as died:
         run.case.settle()
-    assert recorder.finish(run, died.value).verdict is Verdict.FAIL
+    result = recorder.finish(run, died.value)
+    assert result.verdict is Verdict.FAIL
+    assert result.reason == "The scheduler did not survive: it does not fit"
+    assert result.clauses["FAIL-1"]["verdict"] == Verdict.NOT_APPLICABLE
+    assert "see CRASH-5" in result.clauses["FAIL-1"]["reason"]
+    assert "as SQLAlchemy does: <token>" in run.path.read_text()
+    assert "eyJ" not in run.path.read_text()
     env.observe()
     assert run.case.state(callback) is None
     assert pool.acquire(subject) is env

@@ -19,6 +19,7 @@ from typing import Any
 
 from executor_conformance.harness.airflow_side import seeding
 from executor_conformance.harness.channel import Channel
+from executor_conformance.harness.rules import without_tokens
 
 KEPT_TOKENS = 20
 """How many of the last queued tokens are kept in memory, for a case that looks where else they are."""
@@ -237,8 +238,9 @@ class SchedulerSide:
             error = {
                 "where": where,
                 "type": type(raised).__name__,
-                "message": str(raised)[:1000],
-                "traceback": traceback.format_exc()[-4000:],
+                # SQLAlchemy writes the parameters of a statement, so a workload's token, into its errors
+                "message": without_tokens(str(raised))[:1000],
+                "traceback": without_tokens(traceback.format_exc())[-4000:],
             }
         return self._seen(error)
 
@@ -297,5 +299,8 @@ def serve(channel: Channel) -> None:
         try:
             answer = side.handle(message)
         except Exception as error:
-            answer = {"failed": f"{type(error).__name__}: {error}", "details": traceback.format_exc()}
+            answer = {
+                "failed": without_tokens(f"{type(error).__name__}: {error}"),
+                "details": without_tokens(traceback.format_exc()),
+            }
         channel.send(answer)

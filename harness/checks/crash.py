@@ -109,8 +109,9 @@ def environment_survives(view: HistoryView) -> Found:
     """The scheduler is alive, the slot is free, the next callback and the next task succeeded."""
     deaths = [event for event in view.of("scheduler") if event["what"] in ("error", "gone", "hang")]
     if deaths:
+        cause = str(deaths[0].get("message") or "").strip() or str(deaths[0]["what"])
         return Broken(
-            f"The scheduler did not survive: {deaths[0].get('message') or deaths[0]['what']}",
+            f"The scheduler did not survive: {cause.splitlines()[0]}",
             (line(deaths[0], "what", "where", "type", "message"),),
         )
     for callback in view.subjects:
