@@ -21,8 +21,8 @@ from executor_conformance.harness.backend import Options, Site
 from executor_conformance.harness.errors import HarnessError, UsageError
 from executor_conformance.harness.peers import EVERYWHERE, LOOPBACK, address_for
 
+from tests.kubernetes_emulator.support import Server, serving, wait_for
 from tests.test_bad_input import sentence
-from tests.test_kubernetes_emulator_support import Server, serving, wait_for
 
 IMAGE = "registry.example/worker:3"
 OTHER = "somebody-elses"

@@ -1,7 +1,7 @@
 """Everything that reaches into moto (5.2.5), in one place.
 
 moto keeps the records and speaks the protocols; what it does not do, or does otherwise than AWS, is replaced
-here, each thing with a test at boto3's level in ``tests/test_aws_emulator_*.py``.
+here, each thing with a test at boto3's level in ``tests/aws_emulator``.
 """
 
 from __future__ import annotations

@@ -4,32 +4,14 @@ import json
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.test_kubernetes_emulator_support import Server, pod, serving, wait_for
+from tests.kubernetes_emulator.support import Server, pod, wait_for
 
 kubernetes = pytest.importorskip("kubernetes", reason="the official Kubernetes client is not installed")
 ApiException = kubernetes.client.ApiException
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("k8s")) as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: Server) -> Iterator[Server]:
-    yield running
-    running.forget()
-
-
-@pytest.fixture
-def core(server: Server) -> Any:
-    return server.core()
 
 
 def status_of(error: Any) -> dict[str, Any]:

@@ -1,33 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.test_kubernetes_emulator_support import SECONDS, Server, Watcher, pod, serving
+from tests.kubernetes_emulator.support import SECONDS, Server, Watcher, pod
 
 kubernetes = pytest.importorskip("kubernetes", reason="the official Kubernetes client is not installed")
 
 # As recorded at a real cluster; of a pod's end there are one to three reports, here two
 SUCCEEDS = ["ADDED Pending", "MODIFIED Pending", "MODIFIED Pending", "MODIFIED Running", *["MODIFIED Succeeded"] * 2]
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("k8s")) as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: Server) -> Iterator[Server]:
-    yield running
-    running.forget()
-
-
-@pytest.fixture
-def core(server: Server) -> Any:
-    return server.core()
 
 
 def version(core: Any) -> str:

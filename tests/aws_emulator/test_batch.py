@@ -12,7 +12,7 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 from executor_conformance.harness.errors import HarnessError
 
-from tests.test_aws_emulator_support import Server, script, serving, wait_for
+from tests.aws_emulator.support import Server, script, serving, wait_for
 
 TARGET = {"jobQueue": "conformance", "jobDefinition": "conformance"}
 STATES = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING", "SUCCEEDED", "FAILED")

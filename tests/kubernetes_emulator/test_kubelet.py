@@ -3,34 +3,16 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from executor_conformance.harness.processes import children_of
 
-from tests.test_kubernetes_emulator_support import IMAGES, Server, pod, serving, wait_for
+from tests.kubernetes_emulator.support import IMAGES, Server, pod, wait_for
 
 kubernetes = pytest.importorskip("kubernetes", reason="the official Kubernetes client is not installed")
 ApiException = kubernetes.client.ApiException
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("k8s")) as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: Server) -> Iterator[Server]:
-    yield running
-    running.forget()
-
-
-@pytest.fixture
-def core(server: Server) -> Any:
-    return server.core()
 
 
 def ended(server: Server, core: Any, name: str, phase: str) -> Any:

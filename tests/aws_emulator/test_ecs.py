@@ -16,7 +16,7 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError
 from executor_conformance.harness.errors import HarnessError
 
-from tests.test_aws_emulator_support import Server, script, serving, wait_for
+from tests.aws_emulator.support import Server, script, serving, wait_for
 
 TARGET = {"cluster": "conformance", "taskDefinition": "conformance", "launchType": "FARGATE"}
 

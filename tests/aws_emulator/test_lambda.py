@@ -15,7 +15,7 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 from executor_conformance.harness.errors import HarnessError
 
-from tests.test_aws_emulator_support import PATH, WORKER, Server, serving, wait_for
+from tests.aws_emulator.support import PATH, WORKER, Server, serving, wait_for
 
 HANDLER = """
 import json, os, subprocess, sys, time, urllib.request

@@ -1,36 +1,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from executor_conformance.harness.errors import HarnessError
 
 from tests.calls import Call
-from tests.test_kubernetes_emulator_support import SECONDS, Server, Watcher, pod, serving, wait_for
+from tests.kubernetes_emulator.support import SECONDS, Server, Watcher, pod, wait_for
 
 kubernetes = pytest.importorskip("kubernetes", reason="the official Kubernetes client is not installed")
 urllib3 = pytest.importorskip("urllib3", reason="urllib3 is not installed")
 ApiException = kubernetes.client.ApiException
 BROKEN = (urllib3.exceptions.HTTPError, ConnectionError)
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("k8s")) as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: Server) -> Iterator[Server]:
-    yield running
-    running.forget()
-
-
-@pytest.fixture
-def core(server: Server) -> Any:
-    return server.core()
 
 
 def hits(server: Server, fault: str) -> int:

@@ -15,7 +15,7 @@ import pytest
 from executor_conformance.backends.kubernetes.emulator.client import EmulatorClient
 from executor_conformance.harness.errors import HarnessError
 
-from tests.test_kubernetes_emulator_support import SECONDS, Server, Watcher, command, pod, serving, wait_for
+from tests.kubernetes_emulator.support import SECONDS, Server, Watcher, command, pod, serving, wait_for
 
 pytest.importorskip("kubernetes", reason="the official Kubernetes client is not installed")
 

@@ -7,28 +7,15 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.test_kubernetes_emulator_support import SECONDS, Server, pod, serving, wait_for
+from tests.kubernetes_emulator.support import SECONDS, Server, pod, wait_for
 
 KUBECTL = os.environ.get("KUBECTL") or shutil.which("kubectl")
 
 pytestmark = pytest.mark.skipif(not KUBECTL, reason="kubectl is not installed (Debian: kubernetes-client)")
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("k8s")) as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: Server) -> Iterator[Server]:
-    yield running
-    running.forget()
 
 
 def argv(server: Server, *arguments: str) -> list[str]:
