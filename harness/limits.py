@@ -23,6 +23,7 @@ class Limits:
     crowd: float = 180.0  # many callbacks at once, of which none moves; three times as long for all of them
     plain_scheduler: float = 60.0  # from the start of `airflow scheduler` to the end of a callback
     second_delivery: float = 5.0  # nothing comes of a second delivery if for so long nothing of it is seen
+    clearly_later: float = 0.2  # from a row's end to what a case lets happen after it; far above the clocks' difference
     command: float = 60.0  # a command of Airflow's that ends by itself
     stop_grace: float = 3.0  # SIGTERM to SIGKILL
     quiet_window: float = 1.2  # nothing may move for this long before 'stuck' is proven; above a heartbeat of 1 s

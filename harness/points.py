@@ -72,6 +72,8 @@ def until_delivered_again(case: Case, callback: Callback, before: Collection[int
 def while_it_matters(case: Case, callback: Callback, before: Collection[int]) -> None:
     """Go on until the row has ended by a second delivery, or for two quiet windows after its worker, if it does not.
 
+    What the case lets go on afterwards is then clearly later than that end.
+
     :param before: pids that were at work before the second delivery.
     """
     began = since = time.monotonic()
@@ -83,6 +85,7 @@ def while_it_matters(case: Case, callback: Callback, before: Collection[int]) ->
             return
         case.pump()
         case.pause()
+    case.linger(LIMITS.clearly_later)
 
 
 def until_returned(case: Case, callback: Callback, pid: int) -> None:
