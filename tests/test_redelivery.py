@@ -11,13 +11,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from executor_conformance.backends.celery.brokers import FilesystemBroker, GivenBroker, make_broker
 from executor_conformance.backends.celery.messages import RedisMessages, again
 from executor_conformance.harness.airflow_side.scheduler import SchedulerSide
 from executor_conformance.harness.api_server import free_port
+from executor_conformance.harness.checks.crash import SLACK
 from executor_conformance.harness.errors import HarnessError
+from executor_conformance.harness.points import while_it_matters
 
 
 def message(task_id: str) -> dict[str, Any]:
@@ -167,3 +170,14 @@ def test_the_scheduler_stops_where_core_has_taken_the_terminal_event(
         sys.setprofile(None)
     assert committed is not stops
     assert [answer["drained"] for answer in channel.sent] == (["c1"] if stops else [])
+
+
+def test_what_goes_on_after_the_row_has_ended_is_clearly_later() -> None:
+    """Within ``SLACK`` of the row's end, CRASH-8 cannot tell before from after."""
+    states = iter(["running", "running", "failed"])
+    case = Mock(**{"env.units.return_value": [1]})
+    case.state.side_effect = lambda callback: next(states)
+    while_it_matters(case, Mock(), [])
+    assert case.pump.call_count == 2
+    ((seconds,), _) = case.linger.call_args
+    assert seconds >= 5 * SLACK

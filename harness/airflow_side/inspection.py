@@ -8,12 +8,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 from executor_conformance.harness import processes
 from executor_conformance.harness.airflow_side import events, openapi, refusal, rows, seeding
+from executor_conformance.harness.airflow_side.failures import failure, raised, trace
 from executor_conformance.harness.channel import Channel
 
 CLASS_ATTRIBUTES = (
@@ -36,11 +36,7 @@ def _attempt(function: Any, *arguments: Any, **keywords: Any) -> dict[str, Any]:
     try:
         value = function(*arguments, **keywords)
     except Exception as error:
-        return {
-            "raised": type(error).__name__,
-            "message": str(error)[:500],
-            "traceback": traceback.format_exc()[-2000:],
-        }
+        return {**raised(error), "traceback": trace()[-2000:]}
     return {"returned": repr(value)[:300], "type": type(value).__name__}
 
 
@@ -103,7 +99,7 @@ def load(path: str) -> dict[str, Any]:
         try:
             found[label] = loaded(setting, name)
         except Exception as error:
-            found[label] = {"raised": type(error).__name__, "message": str(error)[:500]}
+            found[label] = raised(error)
     os.environ["AIRFLOW__CORE__EXECUTOR"] = path
     return found
 
@@ -115,7 +111,7 @@ def commands(cls: Any, path: str) -> dict[str, Any]:
     try:
         groups = cls.get_cli_commands()
     except Exception as error:
-        return {"raised": type(error).__name__, "message": str(error)[:500]}
+        return raised(error)
     core = {command.name for command in cli_config.core_commands}
     parser = getattr(cli_parser, "get_parser", None)
     return {
@@ -249,7 +245,7 @@ def serve(channel: Channel) -> None:
         try:
             answer = _answer(path, message)
         except Exception as error:
-            answer = {"failed": f"{type(error).__name__}: {error}", "details": traceback.format_exc()}
+            answer = failure(error)
         leave_nothing_running()
         channel.send(answer)
     sys.stdout.flush()

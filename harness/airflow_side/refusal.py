@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
+from executor_conformance.harness.airflow_side.failures import raised
+
 
 class UnknownType(str, Enum):  # noqa: UP042 - as Airflow's WorkloadType is made
     """What a later core may add to WorkloadType."""
@@ -67,16 +69,16 @@ def unknown_workload(cls: Any) -> dict[str, Any]:
     from airflow.utils.session import create_session
 
     executor, workload = cls(), _workload()
-    raised: dict[str, Any] = {}
+    refused: dict[str, Any] = {}
     with create_session() as session:
         try:
             before = _holdings(executor, session)
             try:
                 executor.queue_workload(workload, session=session)
             except Exception as error:
-                raised = {"raised": type(error).__name__, "message": str(error)[:500]}
+                refused = raised(error)
             after = _holdings(executor, session)
         finally:
             session.rollback()
     names = [type(workload).__name__, workload.type.value, workload.type.name]
-    return {"workload_type": list(dict.fromkeys(names)), "before": before, "after": after, **raised}
+    return {"workload_type": list(dict.fromkeys(names)), "before": before, "after": after, **refused}

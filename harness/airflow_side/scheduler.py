@@ -12,12 +12,12 @@ import hmac
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from executor_conformance.harness.airflow_side import seeding
+from executor_conformance.harness.airflow_side.failures import failure, trace
 from executor_conformance.harness.channel import Channel
 from executor_conformance.harness.rules import without_tokens
 
@@ -238,9 +238,8 @@ class SchedulerSide:
             error = {
                 "where": where,
                 "type": type(raised).__name__,
-                # SQLAlchemy writes the parameters of a statement, so a workload's token, into its errors
                 "message": without_tokens(str(raised))[:1000],
-                "traceback": without_tokens(traceback.format_exc())[-4000:],
+                "traceback": trace()[-4000:],
             }
         return self._seen(error)
 
@@ -286,7 +285,7 @@ def serve(channel: Channel) -> None:
             seeding.seed_metadata()
         side = SchedulerSide(channel)
     except Exception as error:
-        channel.send({"ready": False, "error": f"{type(error).__name__}: {error}", "details": traceback.format_exc()})
+        channel.send({"ready": False, "error": f"{type(error).__name__}: {error}", "details": trace()})
         raise
     from airflow.configuration import conf
 
@@ -299,8 +298,5 @@ def serve(channel: Channel) -> None:
         try:
             answer = side.handle(message)
         except Exception as error:
-            answer = {
-                "failed": without_tokens(f"{type(error).__name__}: {error}"),
-                "details": without_tokens(traceback.format_exc()),
-            }
+            answer = failure(error)
         channel.send(answer)

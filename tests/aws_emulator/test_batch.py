@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -12,27 +11,18 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 from executor_conformance.harness.errors import HarnessError
 
-from tests.aws_emulator.support import Server, script, serving, wait_for
+from tests.aws_emulator.support import Server, script, wait_for
 
 TARGET = {"jobQueue": "conformance", "jobDefinition": "conformance"}
 STATES = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING", "SUCCEEDED", "FAILED")
+SERVICE = "batch"
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving("--services", "batch", "--stop-timeout", "1") as server:
-        yield server
+pytestmark = pytest.mark.usefixtures("no_faults")
 
 
 @pytest.fixture(scope="module")
 def batch(server: Server) -> Any:
     return server.client("batch")
-
-
-@pytest.fixture(autouse=True)
-def no_faults(server: Server) -> Iterator[None]:
-    yield
-    server.admin.clear_faults()
 
 
 def submit(batch: Any, text: str, env: dict[str, str] | None = None, **options: Any) -> str:

@@ -7,7 +7,6 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -16,26 +15,17 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError
 from executor_conformance.harness.errors import HarnessError
 
-from tests.aws_emulator.support import Server, script, serving, wait_for
+from tests.aws_emulator.support import Server, script, wait_for
 
 TARGET = {"cluster": "conformance", "taskDefinition": "conformance", "launchType": "FARGATE"}
+SERVICE = "ecs"
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving("--services", "ecs", "--stop-timeout", "1") as server:
-        yield server
+pytestmark = pytest.mark.usefixtures("no_faults")
 
 
 @pytest.fixture(scope="module")
 def ecs(server: Server) -> Any:
     return server.client("ecs")
-
-
-@pytest.fixture(autouse=True)
-def no_faults(server: Server) -> Iterator[None]:
-    yield
-    server.admin.clear_faults()
 
 
 def override(command: list[str], **env: str) -> dict[str, Any]:
