@@ -285,6 +285,10 @@ class Backend(ABC):
         """Whether the data plane knows that the callback's worker ended as one that has succeeded."""
         return False
 
+    def hits(self) -> int | None:
+        """To how many requests the faults in force were applied so far; None: it cannot be told, or none is in force."""
+        return None
+
     def heal(self) -> None:  # noqa: B027
         """Take back every fault that :meth:`inject` left in force."""
 

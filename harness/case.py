@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,8 +165,9 @@ class Case:
 
     def heal(self) -> None:
         """Take back the faults of the control plane and the data plane."""
+        hits = self.env.backend.hits()
         self.env.backend.heal()
-        self.env.sink("note", what="healed")
+        self.env.sink("note", what="healed", hits=hits)
 
     def restart_scheduler(self, point: str) -> None:
         """SIGKILL the scheduler with all its children, and start another, as a service manager would."""
@@ -291,11 +292,22 @@ class Case:
 
     def until_running_or_quiet(self, callback: Callback) -> None:
         """Step until the row is RUNNING, or until it is clear that it will not be while the callable is held."""
+        self._until_or_quiet(callback, ("running",))
+
+    def until_ended_or_quiet(self, callback: Callback) -> None:
+        """Step until the row has ended, or until it is clear that it will not while its worker is held.
+
+        What the case lets go on afterwards is then clearly later than that end.
+        """
+        self._until_or_quiet(callback, TERMINAL)
+        self.linger(LIMITS.clearly_later)
+
+    def _until_or_quiet(self, callback: Callback, states: Collection[str]) -> None:
         deadline = time.monotonic() + LIMITS.settle
         steps = self.env.steps
         since = time.monotonic()
         mark = None
-        while self.state(callback) != "running" and time.monotonic() < deadline:
+        while self.state(callback) not in states and time.monotonic() < deadline:
             self.pump()
             now = (self.state(callback), str(self.env.slots), len(self.env.history.of("wire")))
             if now != mark:
@@ -324,6 +336,8 @@ class Case:
         while not watch.at_rest() and not watch.expired(self.env.settle_s):
             self.pump()
             self.pause()
+        if any(self.state(callback) in TERMINAL for callback in self.callbacks):
+            self.linger(LIMITS.clearly_later)
         release()
         self.settle()
 
@@ -366,9 +380,7 @@ class Case:
         while True:
             self.pump()
             if watch.at_rest():
-                for callback in watch.callbacks:
-                    if self.env.backend.succeeded(callback.id):
-                        self.env.sink("note", what="worker succeeded", callback=callback.id)
+                self._note_successes()
                 self.env.sink("rest", **watch.proof())
                 return
             if watch.expired(limit):
@@ -376,6 +388,15 @@ class Case:
                 self.disturbed = True
                 return
             self.pause()
+
+    def _note_successes(self) -> None:
+        """Note of which callbacks the data plane says that they succeeded: of earlier ones too, for a row that has
+        ended is at rest before its worker has reported.
+        """
+        noted = {event["callback"] for event in self.env.history.of("note", what="worker succeeded")}
+        for callback in self.callbacks:
+            if callback.id not in noted and self.env.backend.succeeded(callback.id):
+                self.env.sink("note", what="worker succeeded", callback=callback.id)
 
     def follow_up(self, task: bool = True) -> None:
         """The next callback and the next task, in the environment as the fault has left it.

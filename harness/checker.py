@@ -103,10 +103,10 @@ def decide(history: History, clauses: Iterable[str], catalogue: Catalogue) -> li
     """Decide a case from its history, with what its ``end`` says of how the scenario went.
 
     A scenario that had no means to run decides nothing. One that broke is an error of the harness, unless the
-    history shows a clause broken all the same; one whose environment broke is an error whatever was seen, for
-    nothing of it can be held against an executor. Neither can what is seen where a worker did not get the CPU. A
-    scheduler that died in it is always asked about; if that is held against the subject, what could not be seen any
-    more is not applicable.
+    history shows a clause broken all the same: that stands, and nothing else passes, since not all of the scenario
+    was there to see. One whose environment broke is an error whatever was seen, for nothing of it can be held against
+    an executor. Neither can what is seen where a worker did not get the CPU. A scheduler that died in it is always
+    asked about; if that is held against the subject, what could not be seen any more is not applicable.
     """
     ended = (history.of("end") or [{"trouble": "the case did not come to its end"}])[-1]
     asked = list(clauses)
@@ -119,23 +119,28 @@ def decide(history: History, clauses: Iterable[str], catalogue: Catalogue) -> li
     if ended.get("scheduler_died") and "CRASH-5" not in asked:
         asked.append("CRASH-5")
     decisions = check(history, asked, catalogue)
-    broken = any(decision.verdict in (Verdict.FAIL, Verdict.FINDING) for decision in decisions)
+    verdicts = {decision.verdict for decision in decisions}
+    broken = bool(verdicts & {Verdict.FAIL, Verdict.FINDING})
     starved = [event for event in history.of("bound") if event.get("starved")]
     if starved and broken:
         return [_spared(decision, starved[0]) for decision in decisions]
     if (trouble := ended.get("trouble")) and not broken:
         return [Decision(clause, Verdict.ERROR, trouble) for clause in asked]
     if ended.get("scheduler_died") and any(d.clause == "CRASH-5" and d.verdict is Verdict.FAIL for d in decisions):
-        return [_moot(decision) for decision in decisions]
+        return [_cut(decision, "the scheduler did not survive, see CRASH-5", Verdict.NOT_APPLICABLE) for decision in decisions]
+    if trouble:
+        # What the subject did may well be why the scenario went no further; what core did is in every such history
+        rest = Verdict.NOT_APPLICABLE if Verdict.FAIL in verdicts else Verdict.ERROR
+        return [_cut(decision, f"the case did not come to its end: {trouble}", rest) for decision in decisions]
     return decisions
 
 
-def _moot(decision: Decision) -> Decision:
-    """What a dead scheduler left unproven is no error of the harness; a check that broke is."""
-    if not decision.data.get("unproven"):
+def _cut(decision: Decision, why: str, verdict: Verdict) -> Decision:
+    """What is kept, or unproven, in a history that ends before its scenario is ``verdict``; a check that broke is not."""
+    if decision.verdict is not Verdict.PASS and not decision.data.get("unproven"):
         return decision
-    reason = f"the scheduler did not survive, see CRASH-5; {decision.reason}"
-    return Decision(decision.clause, Verdict.NOT_APPLICABLE, reason, decision.evidence)
+    reason = f"{why}; {decision.reason}" if decision.reason else why
+    return Decision(decision.clause, verdict, reason, decision.evidence)
 
 
 def _spared(decision: Decision, bound: Event) -> Decision:

@@ -186,14 +186,23 @@ class CallbackView:
     @cached_property
     def claimed(self) -> Event | None:
         """The answer of the server to the first claim that succeeded."""
-        return next(
-            (
-                event
-                for event in self.responses(self.claims)
-                if 200 <= event["status"] < 300 and event.get("by") != "rule"
-            ),
-            None,
-        )
+        return next(iter(self._claims_let_in), None)
+
+    @cached_property
+    def _claims_let_in(self) -> list[Event]:
+        answers = self.responses(self.claims)
+        return [event for event in answers if 200 <= event["status"] < 300 and event.get("by") != "rule"]
+
+    @cached_property
+    def claims_answered(self) -> list[Event]:
+        """Claims that succeeded and whose answer the worker got."""
+        lost = {
+            event["seq"]
+            for event in self.history.of("wire", api="execution", phase="fault")
+            if event.get("action") in ("drop-response", "dropped")
+        }
+        good = {event["seq"] for event in self._claims_let_in} - lost
+        return [event for event in self.claims if event["seq"] in good]
 
     def holds_slot(self, slots: Event) -> bool:
         """Whether an executor counts the callback in a ``slots`` event."""

@@ -6,6 +6,7 @@ import pytest
 from executor_conformance.harness.case import Case
 from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.points import LIVENESS, until_delivered_again, while_it_matters
+from executor_conformance.harness.rules import Hold, WireRule
 from executor_conformance.suites.marks import decides, ways
 from executor_conformance.suites.test_crash import DEATH
 
@@ -23,7 +24,27 @@ def _under(case: Case, point: str, way: str) -> None:
 @ways("submit-refused")
 def test_submit_refused(case: Case, way: str) -> None:
     """submit-refused: the control plane refuses or drops the submission."""
-    _under(case, "submit-refused", way)
+    if way == "answer-lost":
+        _answer_lost(case)
+    else:
+        _under(case, "submit-refused", way)
+
+
+def _answer_lost(case: Case) -> None:
+    """The submission is there, and its executor does not know: its worker comes after what the executor does then."""
+    case.inject("submit-refused", "answer-lost")
+    callback = case.submit("hold", expect="terminal")
+    entered = case.stop_at(callback, "enter")
+    claim = None
+    if case.env.edition != "claimless":
+        claim = case.rule(WireRule(Hold(), path=f"/callbacks/{callback.id}/run", times=1))
+    case.until_ended_or_quiet(callback)
+    if claim:
+        claim.release()
+    entered.release()
+    case.settle()
+    case.heal()
+    case.follow_up()
 
 
 @decides(*LIVENESS)
@@ -123,7 +144,7 @@ def test_adoption(case: Case, way: str) -> None:
     case.follow_up()
 
 
-@decides("ROUTE-7", "CRASH-3", "CRASH-5")
+@decides("ROUTE-7", "CRASH-1", "CRASH-3", "CRASH-5")
 @ways("hang")
 def test_hang(case: Case, way: str) -> None:
     """hang: the control plane accepts and never answers; heartbeat() and sync() come back all the same."""

@@ -15,6 +15,30 @@ def crashed(edition: str = "claim", state: str = "failed", **more: object) -> Wr
     return written.ended("c1", state, **more)  # type: ignore[arg-type]
 
 
+def claimed_and_killed() -> Written:
+    """A callback whose worker was killed between its claim and the callable."""
+    return history().callback(expect="terminal").wire_claim().fault("after-claim", victim="unit", pids=[200])
+
+
+def lost_answer(*again: int) -> Written:
+    """A claim whose answer was dropped on its way, and more claims of the same worker with these answers."""
+    written = history().callback(expect="terminal").wire_claim()
+    request = next(event for event in reversed(written.events) if event["kind"] == "wire")
+    dropped = {key: request[key] for key in ("seq", "api", "method", "path", "route", "pid", "token")}
+    written.add("wire", phase="fault", action="drop-response", **dropped)
+    for status in again or (409,):
+        written.wire_claim(status=status)
+    return written
+
+
+def family() -> Written:
+    """A worker (150) with two supervisors (200, 270); the first has the callable's process and another one (250)."""
+    written = history().callback()
+    for pid, ppid in ((150, 100), (200, 150), (250, 200), (270, 150)):
+        written.add("process", what="born", pid=pid, ppid=ppid, title="worker")
+    return written
+
+
 LIVENESS = [
     ("terminal", crashed(), PASS, ""),
     ("at-rest", history().callback().slots("c1").rest(), FAIL, "The row stays QUEUED: nothing"),
@@ -55,6 +79,23 @@ CLAIM_FIRST = [
     ("no-callback", history().fault("during"), NA, "neither a claim nor code"),
     ("claimless", crashed("claimless"), NA, "no claim endpoint"),
     ("idempotent", history("claim-idempotent").callback().effect("c1", "enter"), FAIL, "no claim succeeded"),
+    (
+        "another-worker",
+        claimed_and_killed().wire_claim(status=409, pid=210).effect("c1", "enter", pid=310, ppid=210),
+        FAIL,
+        "in a worker whose own claim did not succeed",
+    ),
+    ("another-worker-never-asked", claimed_and_killed().effect("c1", "enter", pid=310, ppid=210), FAIL, "own claim"),
+    ("answer-lost", lost_answer().effect("c1", "enter"), FAIL, "in a worker whose own claim did not succeed"),
+    ("answer-lost-and-asked-again", lost_answer(204).effect("c1", "enter"), PASS, "each after its claim"),
+    ("claims-itself", history().callback().wire_claim(pid=300).effect("c1", "enter"), PASS, ""),
+    ("a-brother-claims", family().wire_claim(pid=250).effect("c1", "enter"), PASS, ""),
+    ("another-unit-claims", family().wire_claim(pid=270).effect("c1", "enter"), FAIL, "own claim did not succeed"),
+    ("a-grandparent-claims", family().wire_claim(pid=150).effect("c1", "enter"), PASS, ""),
+    # The supervisor is dead, and the orphan has another parent; its first report names who claimed
+    ("orphan", crashed().effect("c1", "effect", ppid=1), PASS, ""),
+    ("elsewhere", history().callback().wire_claim().effect("c1", "enter", ppid=9).within("4026"), PASS, ""),
+    ("nobody-knows-who", history().callback().wire_claim(pid=None).effect("c1", "enter"), PASS, ""),
     (
         "only-the-second-breaks-it",
         history().callback().succeeded().callback("c2").effect("c2", "enter", pid=301),

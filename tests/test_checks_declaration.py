@@ -154,6 +154,28 @@ def test_an_unsupported_callback_that_ends_the_scheduler() -> None:
     ended = history().callback().note("scheduler ended", who="the plain scheduler", message="NotImplementedError: no")
     ended.note("scheduler ended", who="the next one", message="NotImplementedError: no")
     assert_decides(ended, "DECL-2", "finding", "ended the plain scheduler and the next one")
-    lives = history().callback().add("scheduler", what="survived", who="the plain scheduler")
-    assert_decides(lives, "DECL-2", "pass", "survived")
     assert_decides(history().callback().succeeded(), "DECL-2", "not applicable", "routed")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict", "reason"),
+    [
+        (("scheduled", "pending"), (), "pass", "the plain scheduler and the next one survived"),
+        (("pending", "queued"), (), "pass", "survived"),
+        (("scheduled", "failed"), (), "pass", "survived"),
+        (("pending",), ("failed",), "pass", "survived"),
+        (("scheduled",), (), "error", "still SCHEDULED"),
+        (("scheduled",), ("pending",), "error", "still SCHEDULED"),
+        ((), (), "error", "still SCHEDULED"),
+        (("pending",), ("queued", "running"), "finding", "is RUNNING, which runs nothing"),
+        (("pending", "success"), (), "finding", "is SUCCESS, which runs nothing"),
+    ],
+)
+def test_an_unsupported_callback_that_both_schedulers_survive(
+    before: tuple[str, ...], after: tuple[str, ...], verdict: str, reason: str
+) -> None:
+    lives = history().callback(handed="").row("c1", *before)
+    lives.add("scheduler", what="survived", who="the plain scheduler")
+    assert_decides(lives, "DECL-2", "error", "before the next scheduler had met")
+    lives.row("c1", *after).add("scheduler", what="survived", who="the next one")
+    assert_decides(lives, "DECL-2", verdict, reason)

@@ -218,12 +218,26 @@ CAUSE = [
     ("not-failed", failing().rest(), NA, "no row of this case ended FAILED"),
 ]
 
+def killed(path: str, *reports: str) -> Written:
+    """A callback whose worker was killed when its callable had made these reports."""
+    return history().callback(path=path, expect="terminal").wire_claim().effect("c1", *reports).fault(victim="child")
+
+
 NEVER_SUCCESS = [
     ("never", failing().failed(), PASS, ""),
     ("row", failing().row("c1", "success", "failed"), FAIL, "was SUCCESS in its row"),
     ("event", failing().event("c1", "success").row("c1", "failed"), FAIL, "reported SUCCESS"),
     ("follow-up-may", RAISED, PASS, ""),
-    ("others", ran(), NA, "no callable of this case fails"),
+    ("others", ran(), NA, "no callable of this case failed or was cut off"),
+    ("cut-off", killed("hold", "enter").ended("c1", "failed"), PASS, ""),
+    ("cut-off-row", killed("hold", "enter").row("c1", "success"), FAIL, "never came to its end was SUCCESS"),
+    ("cut-off-event", killed("succeed", "enter").event("c1", "success"), FAIL, "SUCCESS for a callback whose"),
+    ("cut-off-on-the-way", killed("whole_way", "enter", "effect").row("c1", "success"), FAIL, "its end was SUCCESS"),
+    ("at-its-end", killed("hold", "enter", "effect").row("c1", "success"), NA, "failed or was cut off"),
+    ("at-its-end-too", killed("whole_way", "enter", "effect", "last").row("c1", "success"), NA, "cut off"),
+    ("never-entered", killed("hold").row("c1", "success"), NA, "cut off"),
+    # Nobody knows how a user's own callable ends
+    ("of-others", killed("mine.callables.hold", "enter").row("c1", "success"), NA, "cut off"),
 ]
 
 

@@ -89,6 +89,11 @@ class Written:
             self.add("effect", t, what=what, probe=probe, pid=pid, ppid=ppid, data=data)
         return self
 
+    def within(self, space: str) -> Written:
+        """What was just added came from another PID namespace."""
+        self.events[-1]["space"] = space
+        return self
+
     def request(
         self, id: str, path: str, status: int | None = 200, *, pid: int = WORKER, by: str = "server", **token: Any
     ) -> Written:

@@ -280,6 +280,10 @@ class AwsBackend(Backend):
         """By the substrate."""
         self.substrate.execute_workers(always)
 
+    def hits(self) -> int | None:
+        """By the substrate."""
+        return self.substrate.hits()
+
     def heal(self) -> None:
         """Take back every fault."""
         self.substrate.heal()

@@ -140,6 +140,10 @@ class AwsSubstrate(ABC):
         :raises HarnessError: it was refused.
         """
 
+    def hits(self) -> int | None:
+        """To how many requests the faults in force were applied; None: it cannot be told, or none is in force."""
+        return None
+
     @abstractmethod
     def heal(self) -> None:
         """Take back what ``inject`` left in force."""
@@ -270,6 +274,11 @@ class EmulatedAws(AwsSubstrate):
         if way.act and run:
             act: Callable[..., Any] = getattr(self.client, way.act)
             act(run["id"], **way.arguments)
+
+    def hits(self) -> int | None:
+        """As the emulator counts."""
+        rules = self.client.faults()
+        return sum(rule["hits"] for rule in rules) if rules else None
 
     def heal(self) -> None:
         """Remove every rule."""

@@ -177,6 +177,10 @@ class KubernetesBackend(Backend):
         self._pods = (0.0, [])
         return done.text
 
+    def hits(self) -> int | None:
+        """By the substrate."""
+        return self.substrate.hits()
+
     def heal(self) -> None:
         """Take back every fault."""
         self.substrate.heal()

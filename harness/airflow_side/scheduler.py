@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 from executor_conformance.harness.airflow_side import seeding
 from executor_conformance.harness.airflow_side.failures import failure, trace
@@ -60,6 +60,15 @@ class EventRecorder(dict):
         if key not in self:
             self[key] = default
         return self[key]
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """As of a dict, noting what is put in."""
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
+        self.update(other)
+        return self
 
 
 TERMINAL = ("success", "failed")

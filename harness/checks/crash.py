@@ -12,11 +12,11 @@ from executor_conformance.harness.view import TASK_ENDED, TERMINAL, CallbackView
 WORKERS = ("child", "supervisor", "unit", "node")
 """Victims of a fault that are, or are a part of, a worker."""
 DEATH = re.compile(
-    r"kill|\b(died|dead|death|lost|gone|ended|vanished|disappeared|stopped|evicted|deleted|aborted|crashed|exited)\b"
-    r"|terminat|signal|\bsig[a-z]{3,}|exit (code|status)|out of memory|\boom",
+    r"kill|\b(died|dead|death|lost|gone|ended|vanished|disappeared|stopped|evicted|deleted|aborted|crashed|exited(?! with))\b"
+    r"|terminat|signal|\bsig[a-z]{3,}|\bexit(ed)?\b[^\n]{0,24}\W(-\d+|12[89]|1[3-9]\d|2\d\d)\b|out of memory|\boom",
     re.IGNORECASE,
 )
-"""Words that say that something ended against its will; 'failed' is said of a callable that raises, too."""
+"""Words that say that something ended against its will; 'failed', or an exit code of 1, is said of what raises, too."""
 PLACE = re.compile(
     r"\b(worker|pod|container|process|pid|host|hostname|node|task|job|instance|runtime|function|supervisor|child)\b",
     re.IGNORECASE,
@@ -61,8 +61,9 @@ def _limit(proof: Event) -> str:
 
 @decides("CRASH-2")
 def no_code_before_the_claim(view: HistoryView) -> Found:
-    """Every report of the callable came after a claim that succeeded."""
+    """Every report of the callable came after a claim that succeeded, from the worker that made it."""
     ran = 0
+    parents = _parents(view)
     for callback in view.callbacks:
         for event in callback.effects:
             ran += 1
@@ -73,11 +74,49 @@ def no_code_before_the_claim(view: HistoryView) -> Found:
                     "Code of the callable ran before the claim succeeded",
                     (line(event, "what", "pid"), line(callback.claimed, "route", "status")),
                 )
+            if not _is_of_a_claimant(event, callback, parents):
+                return Broken(
+                    "Code of the callable ran in a worker whose own claim did not succeed",
+                    (
+                        line(event, "what", "pid", "ppid"),
+                        *(line(answer, "route", "status", "pid") for answer in callback.responses(callback.claims)),
+                        *callback.story(4),
+                    ),
+                )
     if ran:
         return Kept(f"{ran} reports, each after its claim")
     if any(callback.claims for callback in view.callbacks) or (view.subjects and any(view.faults())):
         return Kept("no code ran")
     return Undecided("neither a claim nor code of a callable was seen")
+
+
+def _parents(view: HistoryView) -> dict[int, int]:
+    """The parent of each process of this host that was seen; a callable's is the one that its first report names."""
+    parents = {event["pid"]: event["ppid"] for event in view.of("process", what="born") if event.get("ppid")}
+    for event in reversed(view.of("effect")):
+        if not event.get("space"):
+            parents[event["pid"]] = event["ppid"]
+    return parents
+
+
+def _is_of_a_claimant(effect: Event, callback: CallbackView, parents: dict[int, int]) -> bool:
+    """Whether the worker that reported ``effect`` had been told that its claim succeeded; also if none can tell.
+
+    The claim may be made by the process itself, by what it descends from, or by another child of its parent.
+    """
+    claimants = [event["pid"] for event in callback.claims_answered if event["t"] <= effect["t"]]
+    if effect.get("space") or None in claimants:
+        return True  # the number of a process in another PID namespace, or none: nobody knows whose it is
+    own = _ancestry(effect["pid"], parents)
+    return any(pid in own or own[1:2] == _ancestry(pid, parents)[1:2] for pid in claimants)
+
+
+def _ancestry(pid: int, parents: dict[int, int]) -> list[int]:
+    """The process and all that it descends from, as far as was seen."""
+    found = [pid]
+    while (parent := parents.get(found[-1])) is not None and parent not in found:
+        found.append(parent)
+    return found
 
 
 @decides("CRASH-3")

@@ -43,6 +43,10 @@ def declared_and_done_agree(view: HistoryView) -> Found:
     return Kept("declared and taken" if declares else "not declared and refused")
 
 
+SCHEDULERS = 2
+"""How many meet a callback that nobody can run: one, and the next."""
+
+
 @decides("DECL-2")
 def unsupported_callback_harms_nothing(view: HistoryView) -> Found:
     """The scheduler that was given a callback for an executor without support is alive, and so is the one after it."""
@@ -55,6 +59,14 @@ def unsupported_callback_harms_nothing(view: HistoryView) -> Found:
             "An ExecuteCallback for an executor without support ended " + " and ".join(note["who"] for note in ended),
             tuple(f"{note['who']}: {str(note['message'])[:300]}" for note in ended),
         )
+    if len(survived) < SCHEDULERS:
+        return Unproven("the case was cut short before the next scheduler had met the callback")
+    for callback in view.subjects:
+        if not any(row["new"] not in (None, "scheduled") and row["t"] <= survived[0]["t"] for row in callback.rows):
+            return Unproven("the callback was still SCHEDULED when the first scheduler was stopped: it met nobody")
+        if callback.final in ("running", "success"):
+            end = str(callback.final).upper()
+            return Broken(f"A callback for an executor without support is {end}, which runs nothing", callback.story())
     return Kept(" and ".join(note["who"] for note in survived) + " survived")
 
 

@@ -6,6 +6,10 @@ from executor_conformance.harness.checker import Broken, Found, Kept, Undecided,
 from executor_conformance.harness.view import TERMINAL, CallbackView, HistoryView
 
 EMPTY_WORDS = frozenset({"", "execution failed"})
+CALLABLES = "executor_conformance.suites."
+"""Whose callables are known to report their own end."""
+LAST_REPORTS = {"hold": "effect", "whole_way": "last"}
+"""The last report of a callable of the suite by its name; of all others it is 'return'."""
 
 
 def _failing(view: HistoryView) -> list[CallbackView]:
@@ -72,11 +76,23 @@ def output_tells_the_cause(view: HistoryView) -> Found:
 
 @decides("FAIL-5")
 def failure_is_never_success(view: HistoryView) -> Found:
-    """Neither the row nor an event of a failed callback ever said SUCCESS."""
-    failing = _failing(view)
-    for callback in failing:
+    """Neither the row nor an event of a failed callback, or of one that was cut off, ever said SUCCESS."""
+    failing = {callback.id: "that failed" for callback in _failing(view)}
+    cut_off = {callback.id: "whose callable never came to its end" for callback in view.callbacks if _cut_off(callback)}
+    how = cut_off | failing
+    for callback in view.callbacks:
+        if callback.id not in how:
+            continue
         if any(row["new"] == "success" for row in callback.rows):
-            return Broken("A callback that failed was SUCCESS in its row", callback.story())
+            return Broken(f"A callback {how[callback.id]} was SUCCESS in its row", callback.story())
         if any(event["state"] == "success" for event in callback.events):
-            return Broken("The executor reported SUCCESS for a callback that failed", callback.story())
-    return Kept() if failing else Undecided("no callable of this case fails")
+            return Broken(f"The executor reported SUCCESS for a callback {how[callback.id]}", callback.story())
+    return Kept() if how else Undecided("no callable of this case failed or was cut off")
+
+
+def _cut_off(callback: CallbackView) -> bool:
+    """Whether the callable was entered and never made its last report, which it waits for before it returns."""
+    path = str(callback.submitted["path"])
+    ends = {LAST_REPORTS.get(path.rpartition(".")[2], "return"), "return"}
+    ended = any(callback.reported(what) for what in ends)
+    return path.startswith(CALLABLES) and bool(callback.reported("enter")) and not ended

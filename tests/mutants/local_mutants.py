@@ -155,6 +155,10 @@ class ReportsSuccessOfFailedCallable(Mutant):
         return CallbackState.SUCCESS if failed else state
 
 
+class ReportsSuccessOfADeath(ReportsSuccessOfFailedCallable):
+    """FAIL-5, of a callable that was killed."""
+
+
 class ReportsFailureOfASuccess(Mutant):
     """RUN-6."""
 

@@ -27,6 +27,7 @@ CASES = {
     "crowd": ("test_run", "test_many_at_once", ()),
     "remembers": ("test_task", "test_state_of_a_killed_task", ("child",)),
     "raises": ("test_fail", "test_callable_raises", ()),
+    "claim-lost": ("test_crash", "test_claim_response_lost", ()),
     "child-killed": ("test_crash", "test_killed_during", ("child",)),
     "worker-killed": ("test_crash", "test_killed_during", ("unit",)),
     "idle-killed": ("test_crash", "test_idle_workers_killed", ()),
@@ -138,6 +139,7 @@ MUTANTS = (
     _local("FailsAllAfterAFailure", "FAIL-3", "raises", also=("kwargs",)),
     _local("TellsNoCause", "FAIL-4", "raises", mended=True),
     _local("ReportsSuccessOfFailedCallable", "FAIL-5", "raises", "FAIL-1", also=("kwargs",)),
+    _local("ReportsSuccessOfADeath", "FAIL-5", "child-killed"),
     _local("SaysNothingOfAFailure", "CRASH-1", "child-killed"),
     _local(
         "SilentWhenAWorkerDies",
@@ -148,6 +150,10 @@ MUTANTS = (
         why_not="LocalExecutor of 3.3 is itself silent then",
     ),
     _worker("RunsBeforeTheClaim", "CRASH-2", "success", airflow=("3.4",), why_not=NO_CLAIM),
+    # Its supervisor then claims a second time and is refused, so every callback ends FAILED
+    _worker(
+        "RunsWhateverItsClaimIsAnswered", "CRASH-2", "claim-lost", "CRASH-5", airflow=("3.4",), why_not=NO_CLAIM
+    ),
     _local("RunsCallableTwice", "CRASH-3", "kwargs", "RUN-1", "FAIL-2", also=("raises",)),
     _local("FailedThenSuccess", "CRASH-4", "raises", "STATE-3", "FAIL-5", "FAIL-1", also=("kwargs",)),
     _local("LosesTasksAfterAFailure", "CRASH-5", "child-killed"),

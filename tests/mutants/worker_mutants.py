@@ -62,6 +62,33 @@ class RunsBeforeTheClaim(WorkerMutant):
         put_before(workload, nothing)
 
 
+class RunsWhateverItsClaimIsAnswered(WorkerMutant):
+    """CRASH-2, where somebody else's claim, or one whose answer was lost, has succeeded."""
+
+    def before(self, workload: ExecuteCallback) -> None:
+        request = urllib.request.Request(
+            f"{os.environ['AIRFLOW__CORE__EXECUTION_API_SERVER_URL']}callbacks/{workload.callback.id}/run",
+            headers={"Authorization": f"Bearer {workload.token}"},
+            method="PATCH",
+        )
+        for _ in range(2):
+            try:
+                urllib.request.urlopen(request, timeout=30).close()
+                break
+            except urllib.error.HTTPError:
+                break
+            except OSError:
+                continue
+        child = os.fork()
+        if child == 0:
+            try:
+                call(workload.callback.data["path"], workload.callback.data["kwargs"])
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        put_before(workload, nothing)
+
+
 class AsksWithoutItsToken(WorkerMutant):
     """TOKEN-5."""
 
