@@ -286,7 +286,7 @@ class Backend(ABC):
         return False
 
     def hits(self) -> int | None:
-        """To how many requests the faults in force were applied so far; None: it cannot be told, or none is in force."""
+        """To how many requests the faults in force were applied; None: it cannot be told, or none is in force."""
         return None
 
     def heal(self) -> None:  # noqa: B027

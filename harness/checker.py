@@ -102,14 +102,17 @@ def check(history: History, clauses: Iterable[str], catalogue: Catalogue) -> lis
 def decide(history: History, clauses: Iterable[str], catalogue: Catalogue) -> list[Decision]:
     """Decide a case from its history, with what its ``end`` says of how the scenario went.
 
+    A history without its ``end`` decides nothing: what is missing may be what would have spared the executor.
     A scenario that had no means to run decides nothing. One that broke is an error of the harness, unless the
     history shows a clause broken all the same: that stands, and nothing else passes, since not all of the scenario
     was there to see. One whose environment broke is an error whatever was seen, for nothing of it can be held against
     an executor. Neither can what is seen where a worker did not get the CPU. A scheduler that died in it is always
     asked about; if that is held against the subject, what could not be seen any more is not applicable.
     """
-    ended = (history.of("end") or [{"trouble": "the case did not come to its end"}])[-1]
     asked = list(clauses)
+    if not (ends := history.of("end")):
+        return [Decision(clause, Verdict.ERROR, "the history ends before its case does") for clause in asked]
+    ended = ends[-1]
     if reason := ended.get("not_applicable"):
         return [Decision(clause, Verdict.NOT_APPLICABLE, reason) for clause in asked]
     if reason := ended.get("lost"):
@@ -127,7 +130,8 @@ def decide(history: History, clauses: Iterable[str], catalogue: Catalogue) -> li
     if (trouble := ended.get("trouble")) and not broken:
         return [Decision(clause, Verdict.ERROR, trouble) for clause in asked]
     if ended.get("scheduler_died") and any(d.clause == "CRASH-5" and d.verdict is Verdict.FAIL for d in decisions):
-        return [_cut(decision, "the scheduler did not survive, see CRASH-5", Verdict.NOT_APPLICABLE) for decision in decisions]
+        why = "the scheduler did not survive, see CRASH-5"
+        return [_cut(decision, why, Verdict.NOT_APPLICABLE) for decision in decisions]
     if trouble:
         # What the subject did may well be why the scenario went no further; what core did is in every such history
         rest = Verdict.NOT_APPLICABLE if Verdict.FAIL in verdicts else Verdict.ERROR
@@ -136,7 +140,7 @@ def decide(history: History, clauses: Iterable[str], catalogue: Catalogue) -> li
 
 
 def _cut(decision: Decision, why: str, verdict: Verdict) -> Decision:
-    """What is kept, or unproven, in a history that ends before its scenario is ``verdict``; a check that broke is not."""
+    """What is kept, or unproven, where the scenario did not come to its end is ``verdict``; a check that broke is not."""
     if decision.verdict is not Verdict.PASS and not decision.data.get("unproven"):
         return decision
     reason = f"{why}; {decision.reason}" if decision.reason else why

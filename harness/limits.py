@@ -22,6 +22,7 @@ class Limits:
     supervisor_answer: float = 5.0  # RUN-10: the supervisor answers its child at once or never
     crowd: float = 180.0  # many callbacks at once, of which none moves; three times as long for all of them
     plain_scheduler: float = 60.0  # from the start of `airflow scheduler` to the end of a callback
+    fault_hit: float = 5.0  # until an executor that polls has made the request that a fault is for
     second_delivery: float = 5.0  # nothing comes of a second delivery if for so long nothing of it is seen
     clearly_later: float = 0.2  # from a row's end to what a case lets happen after it; far above the clocks' difference
     command: float = 60.0  # a command of Airflow's that ends by itself

@@ -231,6 +231,7 @@ class Recorder:
             "parallelism": PARALLELISM,
             "scheduler_pid": env.scheduler.pid,
             "earlier_callbacks": self._earlier.get(id(env), [])[-200:],
+            "processes": sorted(env.processes()),
             **env.scheduler.settings,
         }
         env.observe()

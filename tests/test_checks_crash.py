@@ -31,6 +31,11 @@ def lost_answer(*again: int) -> Written:
     return written
 
 
+def hung() -> Written:
+    """A callback that was waited for in vain while its control plane gave no answer; now it does."""
+    return history().fault("hang").callback().bound().note("healed")
+
+
 def family() -> Written:
     """A worker (150) with two supervisors (200, 270); the first has the callable's process and another one (250)."""
     written = history().callback()
@@ -46,6 +51,9 @@ LIVENESS = [
     # A wait that gave up is no proof of rest, whatever its name
     ("rest-but-alive", history().callback().rest(alive=["unit 300"], quiet_steps=0), FAIL, "still QUEUED after"),
     ("late", history().callback().bound().row("c1", "running", "failed"), FAIL, "FAILED only after the bound of 30 s"),
+    ("hung", hung().row("c1", "running", "success"), PASS, ""),
+    ("hung-and-lost", hung().rest(), FAIL, "The row stays QUEUED: nothing"),
+    ("hung-and-late", hung().bound().row("c1", "success"), FAIL, "SUCCESS only after the bound of 30 s"),
     ("slow-but-in-time", history().callback().rest().row("c1", "running", "failed"), PASS, ""),
     ("moved-since-rest", history().callback().rest().row("c1", "running"), ERROR, "neither rest nor bound"),
     ("cut-short", history().callback(), ERROR, "neither rest nor bound"),
@@ -210,6 +218,11 @@ TELLS = [
     ("not-where", crashed(output="It was killed by SIGKILL"), FAIL, "does not tell where"),
     ("not-that", crashed(output="The worker failed"), FAIL, "does not tell that the worker died"),
     ("exit-code", crashed(output="container base: Error, exit code 137"), PASS, "137"),
+    ("signal-code", crashed(output="Process exited with code -9"), PASS, "-9"),
+    ("exited", crashed(output="the worker exited unexpectedly"), PASS, "exited"),
+    # What raises has an exit code too
+    ("exit-code-of-what-raises", crashed(output="container base: Error, exit code 1"), FAIL, "that the worker died"),
+    ("code-of-what-raises", crashed(output="Process exited with code 1"), FAIL, "does not tell that the worker died"),
     ("raised", crashed(output="ValueError: on purpose"), FAIL, "does not tell that the worker died"),
     (
         "stopped-from-outside",

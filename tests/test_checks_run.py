@@ -54,6 +54,12 @@ ONCE = [
     ("nothing", history(), NA, "no callback"),
 ]
 
+
+def pool() -> Written:
+    """A callback, beside workers that were there before it, in an edition that has no claim."""
+    return history("claimless", processes=[100, 150, 250]).callback()
+
+
 OWN_PROCESS = [
     ("own", ran(), PASS, "pids [300]"),
     ("scheduler", ran(pid=SCHEDULER, ppid=1), FAIL, "ran in the scheduler process"),
@@ -66,6 +72,14 @@ OWN_PROCESS = [
     ("number-of-the-scheduler-elsewhere", elsewhere("pod-1", pid=SCHEDULER), PASS, "pids [100]"),
     ("same-number-elsewhere", elsewhere("pod-1", "pod-2"), PASS, "pids [8, 8]"),
     ("shared-elsewhere", elsewhere("pod-1", "pod-1"), FAIL, "shared one process"),
+    ("pool", pool().effect("c1", "enter", pid=250, ppid=150), FAIL, "was there before its callback"),
+    ("child-of-the-pool", pool().effect("c1", "enter", pid=300, ppid=250), PASS, "pids [300]"),
+    (
+        "number-of-the-pool-again",
+        pool().add("process", what="born", pid=250, ppid=251, title="x").effect("c1", "enter", pid=250, ppid=251),
+        PASS,
+        "pids [250]",
+    ),
     ("did-not-run", never(), NA, "did not run"),
 ]
 
@@ -217,6 +231,7 @@ CAUSE = [
     ),
     ("not-failed", failing().rest(), NA, "no row of this case ended FAILED"),
 ]
+
 
 def killed(path: str, *reports: str) -> Written:
     """A callback whose worker was killed when its callable had made these reports."""

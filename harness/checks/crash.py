@@ -12,7 +12,8 @@ from executor_conformance.harness.view import TASK_ENDED, TERMINAL, CallbackView
 WORKERS = ("child", "supervisor", "unit", "node")
 """Victims of a fault that are, or are a part of, a worker."""
 DEATH = re.compile(
-    r"kill|\b(died|dead|death|lost|gone|ended|vanished|disappeared|stopped|evicted|deleted|aborted|crashed|exited(?! with))\b"
+    r"kill|\b(died|dead|death|lost|gone|ended|vanished|disappeared|stopped|evicted|deleted|aborted|crashed)\b"
+    r"|\bexited\b(?! with)"
     r"|terminat|signal|\bsig[a-z]{3,}|\bexit(ed)?\b[^\n]{0,24}\W(-\d+|12[89]|1[3-9]\d|2\d\d)\b|out of memory|\boom",
     re.IGNORECASE,
 )
@@ -31,9 +32,9 @@ def reaches_a_terminal_state(view: HistoryView) -> Found:
     """Each row is terminal; a row that is not is proven to be at rest, or the bound was reached."""
     if not view.subjects:
         return Undecided("no callback in this case")
-    unproven = ""
+    unproven, hung_until = "", _hung_until(view)
     for callback in view.subjects:
-        bound = [proof for proof in callback.proofs if proof["kind"] == "bound"]
+        bound = [proof for proof in callback.proofs if proof["kind"] == "bound" and proof["t"] > hung_until]
         late = [proof for proof in bound if proof["states"][callback.id] not in TERMINAL]
         if callback.final in TERMINAL:
             if late:
@@ -53,6 +54,12 @@ def reaches_a_terminal_state(view: HistoryView) -> Found:
         else:
             return Broken(f"The row is still {state} after {_limit(proofs[-1])}", callback.story())
     return Unproven(unproven) if unproven else Kept()
+
+
+def _hung_until(view: HistoryView) -> float:
+    """When a control plane that gave no answer gave some again; until then, nobody can bring a row to its end."""
+    hangs = any(fault["name"] == "hang" for fault in view.faults())
+    return max((note["t"] for note in view.of("note", what="healed")), default=0.0) if hangs else 0.0
 
 
 def _limit(proof: Event) -> str:

@@ -169,7 +169,7 @@ def returns_while_the_remote_side_hangs(view: HistoryView) -> Found:
             f"A step of the scheduler loop did not come back within {hangs[0]['limit_s']:g} s",
             (line(hangs[0], "what", "pid"),),
         )
-    return Kept(f"{len(view.slots)} steps came back")
+    return Kept("every step of the scheduler loop came back")
 
 
 @decides("ROUTE-6")

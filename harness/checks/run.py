@@ -33,6 +33,8 @@ def runs_once(view: HistoryView) -> Found:
 def runs_in_a_process_of_its_own(view: HistoryView) -> Found:
     """The callable ran in a child of a worker, never in the scheduler process."""
     seen: dict[tuple[str, int], str] = {}
+    born = {event["pid"] for event in view.of("process", what="born")}
+    there = set(view.header.get("processes", ())) - born  # a number may be given again
     for callback in _healthy(view):
         for entered in callback.reported("enter"):
             pid, space = entered["pid"], entered.get("space") or ""
@@ -46,6 +48,11 @@ def runs_in_a_process_of_its_own(view: HistoryView) -> Found:
             if entered["ppid"] in view.scheduler_pids:
                 return Broken(
                     "The callable ran in a child of the scheduler process without a supervisor",
+                    (line(entered, "what", "pid", "ppid"),),
+                )
+            if pid in there:
+                return Broken(
+                    "The callable ran in a process that was there before its callback, not in a child of its own",
                     (line(entered, "what", "pid", "ppid"),),
                 )
             if any(request["pid"] == pid for request in callback.claims):

@@ -151,9 +151,7 @@ MUTANTS = (
     ),
     _worker("RunsBeforeTheClaim", "CRASH-2", "success", airflow=("3.4",), why_not=NO_CLAIM),
     # Its supervisor then claims a second time and is refused, so every callback ends FAILED
-    _worker(
-        "RunsWhateverItsClaimIsAnswered", "CRASH-2", "claim-lost", "CRASH-5", airflow=("3.4",), why_not=NO_CLAIM
-    ),
+    _worker("RunsWhateverItsClaimIsAnswered", "CRASH-2", "claim-lost", "CRASH-5", airflow=("3.4",), why_not=NO_CLAIM),
     _local("RunsCallableTwice", "CRASH-3", "kwargs", "RUN-1", "FAIL-2", also=("raises",)),
     _local("FailedThenSuccess", "CRASH-4", "raises", "STATE-3", "FAIL-5", "FAIL-1", also=("kwargs",)),
     _local("LosesTasksAfterAFailure", "CRASH-5", "child-killed"),
