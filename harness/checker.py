@@ -140,7 +140,7 @@ def decide(history: History, clauses: Iterable[str], catalogue: Catalogue) -> li
 
 
 def _cut(decision: Decision, why: str, verdict: Verdict) -> Decision:
-    """What is kept, or unproven, where the scenario did not come to its end is ``verdict``; a check that broke is not."""
+    """What is kept, or unproven, where a scenario was cut short, is ``verdict``; a check that broke is not."""
     if decision.verdict is not Verdict.PASS and not decision.data.get("unproven"):
         return decision
     reason = f"{why}; {decision.reason}" if decision.reason else why

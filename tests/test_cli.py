@@ -279,7 +279,7 @@ def test_check_of_a_case_that_did_not_end(tmp_path: Path) -> None:
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     result = invoke("check", str(path))
     assert result.exit_code == 3
-    assert "did not come to its end" in result.stdout
+    assert "the history ends before its case does" in result.stdout
 
 
 def test_check_refuses_what_is_no_history(tmp_path: Path) -> None:
