@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import fnmatch
+import hashlib
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -79,6 +80,8 @@ class Expectations:
     path: Path | None = None
     today: datetime.date = field(default_factory=datetime.date.today)
     matches: list[tuple[int, Cell]] = field(default_factory=list)
+    digest: str = ""
+    """SHA-256 of the file as it was read."""
 
     def on(self, database: str) -> Expectations:
         """Those that are about runs on a database, named as in an option or in a report ('PostgreSQL 15.18')."""
@@ -155,10 +158,11 @@ def load_expectations(path: Path, catalogue: Catalogue, today: datetime.date | N
     :raises UsageError: the file is missing, is no TOML, or has an entry that breaks a rule.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        data = tomllib.loads(content.decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The expectations {path} cannot be read ({error}); give the path of a TOML file.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # no TOML, or with more nesting or digits than anybody writes
         raise UsageError(f"The expectations {path} are no valid TOML: {error}.") from None
     unknown = [name for name in data if name != "expected"]
     if unknown:
@@ -167,7 +171,8 @@ def load_expectations(path: Path, catalogue: Catalogue, today: datetime.date | N
     if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
         raise UsageError(f"In the expectations {path} 'expected' is no list; write [[expected]] entries.")
     entries = tuple(_entry(path, catalogue, number, entry) for number, entry in enumerate(listed, 1))
-    return Expectations(entries, path, today or datetime.date.today())
+    digest = hashlib.sha256(content).hexdigest()
+    return Expectations(entries, path, today or datetime.date.today(), digest=digest)
 
 
 def _entry(path: Path, catalogue: Catalogue, number: int, entry: Mapping[str, Any]) -> Entry:

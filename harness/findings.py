@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Findings:
-    """All findings, in the order of the file, with ``versions`` by line and the ``entries`` of each line."""
+    """All findings, in the order of the file, with ``versions`` by line and the ``entries`` of each line.
+
+    ``providers``: the versions of the released providers, by the provider's short name; it may be empty.
+    """
 
     findings: tuple[Finding, ...]
     versions: Mapping[str, str]
     entries: Mapping[str, tuple[Entry, ...]]
+    providers: Mapping[str, str] = field(default_factory=dict)
 
     def entries_of(self, finding: Finding) -> list[tuple[str, Entry]]:
         """The entries that name it, each with its line."""
@@ -68,15 +72,19 @@ def load_findings(folder: Path, catalogue: Catalogue) -> Findings:
         data = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The findings {path} cannot be read ({error}); give the folder that has them.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"The findings {path} are no valid TOML: {error}.") from None
-    versions, listed = data.get("lines"), data.get("finding")
-    if not _texts_by_name(versions) or not isinstance(listed, list) or set(data) != {"lines", "finding"}:
-        raise UsageError(f"The findings {path} need a table [lines] and [[finding]] entries, and nothing else.")
+    versions, providers, listed = data.get("lines"), data.get("providers", {}), data.get("finding")
+    known = set(data) <= {"lines", "providers", "finding"} and (not providers or _texts_by_name(providers))
+    if not _texts_by_name(versions) or not isinstance(listed, list) or not known:
+        raise UsageError(
+            f"The findings {path} need a table [lines], may have a table [providers], and [[finding]] entries, and "
+            "nothing else."
+        )
     assert isinstance(versions, dict)
     findings = tuple(_finding(path, number, entry, versions) for number, entry in enumerate(listed, 1))
     entries = {line: load_expectations(folder / f"{line}.toml", catalogue).entries for line in versions}
-    found = Findings(findings, versions, entries)
+    found = Findings(findings, versions, entries, providers)
     _check(path, found)
     return found
 

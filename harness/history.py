@@ -172,7 +172,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _whole(line: str) -> bool:
     try:
         json.loads(line or "0")
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -192,7 +192,7 @@ def read_history(path: Path) -> StoredHistory:
     for number, line in _lines(path):
         try:
             event = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, or with more nesting or digits than anything of ours
             raise UsageError(f"The history {path} is broken at line {number}: no JSON; run the case again.") from None
         problem = next(iter(validator.iter_errors(event)), None)
         if problem is not None:

@@ -50,10 +50,10 @@ def backends() -> dict[str, type[Backend]]:
 def choose_backends(names: str | None) -> dict[str, type[Backend]]:
     """The backends of a comma-separated list; all, if there is none.
 
-    :raises UsageError: a name is unknown.
+    :raises UsageError: a name is unknown, or empty, as that of an unset variable is.
     """
     known = backends()
-    if not names:
+    if names is None:
         return known
     chosen = {}
     for name in (part.strip() for part in names.split(",")):
@@ -223,7 +223,7 @@ class Recorder:
             "subject": subject.label,
             "executor": env.executor,
             "backend": subject.backend.name,
-            "clauses": list(spec.clauses),
+            "clauses": self._asked(spec),
             "contract": self.catalogue.version,
             "airflow": env.airflow_version,
             "edition": env.edition,
@@ -288,10 +288,13 @@ class Recorder:
             env.effects.clear()
             env.wire.clear_rules()
 
+    def _asked(self, spec: CaseSpec) -> list[str]:
+        """The clauses of a case that are of the levels of this run."""
+        return [clause for clause in spec.clauses if self.catalogue.clause(clause).level in self.levels]
+
     def _decide(self, run: CaseRun, duration_s: float) -> CaseResult:
         spec = run.spec
-        clauses = [clause for clause in spec.clauses if self.catalogue.clause(clause).level in self.levels]
-        decisions = decide(run.history, clauses, self.catalogue)
+        decisions = decide(run.history, self._asked(spec), self.catalogue)
         decisions = self.expectations.apply(run.subject.label, spec.id, decisions)
         decisions = self._with_control(run, decisions)
         results = clause_results(decisions)

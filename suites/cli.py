@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import fnmatch
 import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import io
 import json
 import platform
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -53,6 +56,12 @@ class Cli(click.Group):
         except KeyboardInterrupt:
             click.echo(f"{NAME}: interrupted", err=True)
             ctx.exit(INTERRUPTED)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            name = str(error.filename)
+            click.echo(f"{NAME}: The path {name[:60]}… is longer than a path can be; give a shorter one.", err=True)
+            ctx.exit(UsageError.exit_code)
 
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,6 +72,9 @@ def main() -> None:
     Exit codes: 0 all decided and conformant; 1 a clause failed; 2 bad usage or input; 3 nothing decided, or the
     harness broke; 130 interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a history quotes may be of no encoding
 
 
 class _Ending:
@@ -108,8 +120,10 @@ def _settings(stack: contextlib.ExitStack) -> list[str]:
 def _chosen(pattern: str) -> list[SuiteCase]:
     """The cases whose id is or has ``pattern``, or is like it.
 
-    :raises UsageError: there is none.
+    :raises UsageError: there is none, or the pattern is empty, as that of an unset variable is.
     """
+    if not pattern.strip():
+        raise UsageError(f"An empty --case chooses nothing; '{NAME} list' shows the cases.")
     # square brackets stand for themselves, because ids have them
     like = pattern.replace("[", "[[]")
     cases = suite_cases(load_catalogue())
@@ -241,7 +255,7 @@ def list_cases(backend: str | None, level: str, as_json: bool) -> None:
 
     catalogue = load_catalogue()
     levels = LEVELS[: LEVELS.index(level) + 1]
-    chosen = choose_backends(backend).values() if backend else ()
+    chosen = choose_backends(backend).values() if backend is not None else ()
     variants = [variant for each in chosen for variant in each.variants]
     cases = {case: subjects_of(case, variants, level) for case in suite_cases(catalogue) if case.level in levels}
     if as_json:

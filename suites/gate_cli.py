@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -61,7 +60,8 @@ def gate(
 ) -> None:
     """Decide whether a report lets a change or a release through.
 
-    Exit codes: 0 the gate is open; 1 it is closed, with a line for each reason; 2 bad usage or input.
+    Exit codes: 0 the gate is open; 1 it is closed, with a line for each reason; 2 bad usage or input; 3 it is closed
+    because the run has shown nothing that can be believed.
     """
     from executor_conformance.harness.catalogue import load_catalogue
     from executor_conformance.harness.expectations import load_expectations
@@ -70,7 +70,8 @@ def gate(
 
     judged = load_report(report)
     before = load_report(baseline) if baseline else None
-    listed = load_expectations(expectations, load_catalogue()).on(judged.run.database) if expectations else None
+    loaded = load_expectations(expectations, load_catalogue()) if expectations else None
+    listed = loaded.on(judged.run.database) if loaded else None
     required = [label.strip() for labels in require for label in labels.split(",")]
     if not all(required):
         raise UsageError("--require has an empty subject; give the label of one, as the report shows it.")
@@ -80,15 +81,9 @@ def gate(
         click.echo(f"- {one_line(reason.text)}")
     for note in outcome.notes:
         click.echo(f"note: {one_line(note)}")
-    sealed = (
-        f"{expectations.name}, sha256:{hashlib.sha256(expectations.read_bytes()).hexdigest()}" if expectations else ""
-    )
+    sealed = f"{expectations.name}, sha256:{loaded.digest}" if expectations and loaded else ""
     click.echo("\n" + vote_block(outcome, before, sealed))
-    ctx.exit(0 if outcome.open else 1)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    ctx.exit(outcome.exit_code)
 
 
 @click.command()

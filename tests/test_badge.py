@@ -29,6 +29,11 @@ SVG = "{http://www.w3.org/2000/svg}"
         (controlled(case(RUN_1=P, RUN_2=E)), "1 undecided, 2 passing", "orange"),
         (controlled(case(RUN_1=F, RUN_2=E)), "1 failing, 1 passing", "red"),
         (controlled(case(RUN_1=N)), "nothing decided", "lightgrey"),
+        (
+            [*controlled(case(RUN_1=P)), *controlled(case("a", "edge", RUN_1=N), subject="edge")],
+            "nothing decided",
+            "lightgrey",
+        ),
         ([case(RUN_1=P)], "control group did not pass", "lightgrey"),
         ([case("t", TASK_1=F), case(RUN_1=F)], "control group did not pass", "lightgrey"),
         ([], "not run", "lightgrey"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -294,6 +295,52 @@ def test_check_refuses_what_is_no_history(tmp_path: Path) -> None:
     broken.write_text(lines.replace('"probe": "p1", "path"', '"path"'))
     result = invoke("check", str(broken))
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+
+
+@pytest.mark.parametrize("line", ["[" * 200_000, "9" * 5_000], ids=["nested", "digits"])
+def test_check_refuses_what_python_cannot_read(tmp_path: Path, line: str) -> None:
+    path = history(tmp_path / "a.jsonl")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:3], line, *lines[3:], ""]))
+    assert "broken at line 4: no JSON" in one_line(invoke("check", str(path)))
+
+
+@pytest.mark.parametrize("command", [("check",), ("gate",), ("html",), ("badge",)])
+def test_a_path_that_is_too_long_is_refused(command: tuple[str, ...]) -> None:
+    assert "longer than a path can be; give a shorter one" in one_line(invoke(*command, "x" * 300))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("run", "--case", ""), "An empty --case chooses nothing"),
+        (("run", "--backend", ""), "The backend '' is unknown"),
+        (("list", "--backend", ""), "The backend '' is unknown"),
+        (("up", ""), "The backend '' is unknown"),
+    ],
+)
+def test_an_option_from_an_unset_variable_is_refused(arguments: tuple[str, ...], told: str) -> None:
+    assert told in one_line(invoke(*arguments))
+
+
+PROGRAM = "from executor_conformance.suites.cli import main; main()"
+
+
+def test_check_quotes_what_no_encoding_has(tmp_path: Path) -> None:
+    path = history(tmp_path / "a.jsonl")
+    lines = path.read_text().splitlines()
+    lines[-2:-2] = [json.dumps({"t": 7, "kind": "effect", "what": "enter", "probe": "p1", "pid": 9, "ppid": "\udce9"})]
+    path.write_text("\n".join([*lines, ""]))
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "check", str(path)],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 1
 
 
 def test_a_bad_file_among_good_ones_is_found_first(tmp_path: Path) -> None:

@@ -188,6 +188,8 @@ def test_problems_need_only_plain_results_of_several_processes(tmp_path: Path) -
         ("[[expected]]", "[[unexpected]]", "have the unknown key 'unexpected'"),
         ("[[expected]]", "[expected]", "'expected' is no list"),
         ('subject = "local"', 'subject = "local', r"are no valid TOML: .*line 2"),
+        ('clause = "CRASH-1"', f"clause = {'[' * 20_000}", "are no valid TOML: .*recursion"),
+        ('clause = "CRASH-1"', f"clause = {'9' * 5_000}", "are no valid TOML: .*digits"),
     ],
 )
 def test_a_broken_file_says_what_is_wrong(tmp_path: Path, old: str, new: str, sentence: str) -> None:

@@ -107,7 +107,7 @@ def test_neither_baseline_nor_expectations_excuse_the_control_group(tmp_path: Pa
     path = stored(tmp_path / "r", case("task.control_group", TASK_1=F), case(RUN_1=P))
     listed = expectations(tmp_path / "e.toml", "TASK-1")
     result = run("gate", path, "--baseline", path, "--expectations", listed)
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "- The control group (TASK-1) of local is 'known' and not 'pass'" in result.stdout
 
 
@@ -160,8 +160,34 @@ def test_expectations_are_strict(tmp_path: Path, clause: str, name: str, review:
 def test_an_error_cannot_be_listed(tmp_path: Path) -> None:
     path = stored(tmp_path / "r", *controlled(case("a", RUN_1=E, RUN_2=P)))
     result = run("gate", path, "--expectations", expectations(tmp_path / "e.toml", "RUN-1"))
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "- local RUN-1 ERROR in a" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("cases", "code"),
+    [
+        ([], 3),
+        ([case("a", RUN_1=P)], 3),
+        ([case("task.control_group", TASK_1=E), case("a", RUN_1=F)], 3),
+        (controlled(case("a", RUN_1=E, RUN_2=P)), 3),
+        (controlled(case("a", RUN_1=F, RUN_2=P)), 1),
+        (controlled(case("a", RUN_1=F), case("b", RUN_1=E)), 1),
+        (controlled(case("a", RUN_1=P)), 0),
+    ],
+)
+def test_it_ends_with_3_where_nothing_was_shown(tmp_path: Path, cases: list[CaseResult], code: int) -> None:
+    assert run("gate", stored(tmp_path / "r", *cases)).exit_code == code
+
+
+@pytest.mark.parametrize(
+    "control", [[], [case("task.control_group", TASK_1=E)], [case("task.control_group", TASK_1=F)]]
+)
+def test_a_baseline_that_cannot_be_believed_excuses_nothing(control: list[CaseResult]) -> None:
+    now = made(*controlled(case("a", RUN_1=F, RUN_2=P)))
+    assert judge(now, made(*controlled(case("a", RUN_1=F, RUN_2=P)))).open
+    outcome = judge(now, made(*control, case("a", RUN_1=F, RUN_2=P)))
+    assert any("RUN-1 FAIL in a" in reason for reason in reasons(outcome))
 
 
 def test_what_only_the_run_itself_listed_is_a_failure_for_the_given_file(tmp_path: Path) -> None:

@@ -352,6 +352,12 @@ def test_in_a_browser_a_link_opens_its_case(tmp_path: Path) -> None:
     assert "open" in third
 
 
+def test_the_filter_has_the_verdicts_that_only_clauses_have(tmp_path: Path) -> None:
+    page = Page(render_html(report(case("good", RUN_1=P, RUN_2=N)), tmp_path))
+    boxes = [attributes["value"] for attributes in page.of("input") if attributes.get("name") == "verdict"]
+    assert boxes == ["pass", "not-applicable"]
+
+
 @needs_browser
 @pytest.mark.parametrize(
     ("choice", "left"),

@@ -32,9 +32,7 @@ def test_parts_with_other_subjects_make_one_report(tmp_path: Path) -> None:
     edge = controlled(case("a", "edge", RUN_1=F), subject="edge")
     for each in edge:
         each.history = f"histories/edge--{each.id}.jsonl"
-    other = stored(
-        tmp_path / "other", *edge, problems=["Wrong."], database="PostgreSQL 15", providers={"kombu": "5.7.0"}
-    )
+    other = stored(tmp_path / "other", *edge, problems=["Wrong."], database="sqlite 3.45", providers={"kombu": "5.7.0"})
     result = run("merge", one, other / "report.json", "--output", tmp_path / "all")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "2 parts, 2 subjects, 4 cases" in result.stdout
@@ -49,7 +47,7 @@ def test_parts_with_other_subjects_make_one_report(tmp_path: Path) -> None:
     assert whole.problems == ["Wrong."]
     assert whole.run.started == "2026-11-20T10:00:00Z"
     assert whole.run.duration_s == 25.0
-    assert whole.run.database == "sqlite, PostgreSQL 15"
+    assert whole.run.database == "sqlite, sqlite 3.45"
     assert whole.run.providers == {"celery": "3.26.0", "kombu": "5.7.0"}
     assert whole.run.command == "pytest -m conformance"
     assert files(tmp_path / "all") == {
@@ -102,7 +100,25 @@ def test_a_case_that_broke_contradicts_one_that_did_not() -> None:
     broke.verdict = E
     with pytest.raises(UsageError, match="its verdict is 'pass' in part-0 and 'error' in part-1; run it again"):
         merged(made(case("a", RUN_1=P)), made(broke))
-    assert merged(made(broke), made(broke)).cases[0].verdict is E
+    assert merged(made(broke), made(broke, case("b", RUN_1=P))).cases[0].verdict is E
+
+
+def test_parts_of_two_databases_are_refused() -> None:
+    """An expectation may be about one database, so the order of the parts would decide."""
+    one, other = made(case("a", RUN_1=P)), made(case("b", RUN_1=P))
+    one.run, other.run = replace(one.run, database="SQLite 3.40.1"), replace(other.run, database="PostgreSQL 15.18")
+    for parts in ((one, other), (other, one)):
+        with pytest.raises(UsageError, match="not of the same database: part-0 has"):
+            merged(*parts)
+    other.run = replace(other.run, database="SQLite 3.45.0")
+    assert merged(one, other).run.database == "SQLite 3.40.1, SQLite 3.45.0"
+
+
+def test_a_part_that_is_given_twice_is_taken_once() -> None:
+    one = made(*controlled(case("a", RUN_1=P)))
+    whole = merge([Part(Path("part-0"), one), Part(Path("part-1"), one)])
+    assert whole.notes[0] == "part-1 is part-0 again, and left out."
+    assert whole.report.run.duration_s == one.run.duration_s
 
 
 def test_a_subject_that_could_not_run_in_one_part_was_run_in_another() -> None:

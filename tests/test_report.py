@@ -332,10 +332,11 @@ def test_a_failed_control_group_turns_failures_into_errors_of_its_subject_only()
     assert apply_control_group([control, turned, other]) == [control, turned, other]
 
 
-def test_a_control_group_that_passed_or_is_known_excuses_nothing() -> None:
-    for verdict in (P, K):
-        cases = [case("control", TASK_1=verdict), case("a", RUN_1=F)]
-        assert apply_control_group(cases) == cases
+def test_only_a_control_group_that_passed_lets_anybody_be_accused() -> None:
+    cases = [case("control", TASK_1=P), case("a", RUN_1=F)]
+    assert apply_control_group(cases) == cases
+    for verdict in (K, E, F, Verdict.NOT_APPLICABLE):
+        assert apply_control_group([case("control", TASK_1=verdict), case("a", RUN_1=F)])[1].verdict is E
 
 
 @pytest.mark.parametrize(
@@ -357,6 +358,9 @@ def test_a_control_group_that_passed_or_is_known_excuses_nothing() -> None:
         ([case(TASK_1=F), case("c", "celery", RUN_1=F)], [], 1),
         ([case(TASK_2=F, TASK_1=P)], [], 1),
         ([case(TASK_1=E, RUN_1=P)], [], 3),
+        ([case(TASK_1=E), case(RUN_1=F)], [], 3),
+        ([case(TASK_1=K), case(RUN_1=P)], [], 3),
+        ([case(TASK_1=Verdict.NOT_APPLICABLE), case(RUN_1=P)], [], 3),
     ],
 )
 def test_the_exit_code(cases: list[CaseResult], problems: list[str], code: int) -> None:

@@ -73,6 +73,8 @@ def _state(report: Report) -> tuple[str, str]:
         return f"{verdicts.count(Verdict.FAIL)} failing, {passes} passing", "red"
     if Verdict.ERROR in verdicts:
         return f"{verdicts.count(Verdict.ERROR)} undecided, {passes} passing", "orange"
+    if any(not reason.shown for reason in outcome.reasons):
+        return "nothing decided", "lightgrey"
     if not outcome.open:
         return "expectations are wrong", "orange"
     known, findings = verdicts.count(Verdict.KNOWN), verdicts.count(Verdict.FINDING)

@@ -30,9 +30,10 @@ def _page(found: Findings, reproduce: Callable[[Finding], str], reports: Sequenc
     yield "<!-- Generated from expectations/ by executor-conformance findings; edit the files there instead. -->"
     yield "# Findings\n"
     count = plural(len(found.findings), "defect")
+    released = ", ".join(f"{name} {version}" for name, version in found.providers.items())
     yield f"What the suite found in Airflow {versions}, and in the executors that were released for them: {count},"
     yield "one entry for each cause. The causes were read in Airflow's source; *where* names a file below"
-    yield "`site-packages`, and a function or class in it.\n"
+    yield f"`site-packages`, and a function or class in it.{f' The providers are {released}.' if released else ''}\n"
     yield "The line that reproduces a finding needs an environment with that Airflow and the provider. In a checkout"
     yield "of this project the verdict is `known`, because `expectations/` lists it, and elsewhere `fail`; where core"
     yield "owns the clause it is `finding`. Subjects are explained in [Backends](backends.md) and in the pages on"

@@ -20,10 +20,14 @@ from executor_conformance.harness.verdicts import DECIDED, Decision, Verdict
 
 
 class Reason(NamedTuple):
-    """Why the gate is closed; ``subject`` is empty if it is because of the run as a whole."""
+    """Why the gate is closed; ``subject`` is empty if it is because of the run as a whole.
+
+    ``shown``: something was shown to be wrong; or the run has shown nothing, and may do so when it is done again.
+    """
 
     text: str
     subject: str = ""
+    shown: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,11 @@ class Outcome:
         """Whether it lets the report through."""
         return not self.reasons
 
+    @property
+    def exit_code(self) -> int:
+        """0: open; 1: closed for something that was shown; 3: closed because nothing was shown that can be believed."""
+        return 0 if self.open else 1 if any(reason.shown for reason in self.reasons) else 3
+
     def closed_for(self, subject: str) -> bool:
         """Whether a reason is about this subject."""
         return any(reason.subject == subject for reason in self.reasons)
@@ -71,9 +80,9 @@ def judge(
     distrusted = dict(_control_group(effective))
     reasons = [Reason(f"The run has a problem: {problem}") for problem in report.problems]
     reasons += _nothing_decided(effective, distrusted)
-    reasons += [Reason(why, subject) for subject, why in distrusted.items()]
+    reasons += [Reason(why, subject, shown=False) for subject, why in distrusted.items()]
     reasons += _required(effective, required)
-    tables = cases_of(effective), cases_of(baseline) if baseline else {}
+    tables = cases_of(effective), _believed(baseline) if baseline else {}
     reasons += _failures(*tables, distrusted)
     notes = [*_unlisted(tables[0], distrusted), *_notes(effective, expectations is not None)]
     if expectations is not None:
@@ -140,12 +149,18 @@ def _decided(cases: Iterable[CaseResult]) -> bool:
 
 def _nothing_decided(report: Report, distrusted: Iterable[str]) -> Iterator[Reason]:
     if not _decided(report.cases):
-        yield Reason("The run decided nothing of the contract.")
+        yield Reason("The run decided nothing of the contract.", shown=False)
         return
     for subject in report.labels:
         cases = report.of_subject(subject)
         if cases and not _decided(cases) and subject not in distrusted:
-            yield Reason(f"The run decided nothing of the contract for {subject}.", subject)
+            yield Reason(f"The run decided nothing of the contract for {subject}.", subject, shown=False)
+
+
+def _believed(baseline: Report) -> Cases:
+    """What the baseline shows of the subjects whose control group passed there."""
+    distrusted = dict(_control_group(baseline))
+    return {key: clauses for key, clauses in cases_of(baseline).items() if key[0] not in distrusted}
 
 
 def _required(report: Report, required: Sequence[str]) -> Iterator[Reason]:
@@ -171,7 +186,7 @@ def _failures(now: Cases, before: Cases, distrusted: Iterable[str]) -> Iterator[
         sentence = next((found.reason for _, found in several if found.reason), "no reason was given")
         where = few(case for case, _ in several)
         head = " ".join(part for part in (subject, clause, verdict.value.upper()) if part)
-        yield Reason(f"{head} in {where}: {sentence}", subject)
+        yield Reason(f"{head} in {where}: {sentence}", subject, shown=verdict is Verdict.FAIL)
 
 
 def _bad(now: Cases) -> Iterator[tuple[Place, Found]]:

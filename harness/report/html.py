@@ -120,6 +120,12 @@ def _clause(name: str, result: ClauseResult, catalogue: Catalogue, detail: Detai
     }
 
 
+def _verdicts(report: Report) -> list[Verdict]:
+    """All that cases have, as they are counted, and then those that only clauses have."""
+    of_clauses = {result["verdict"] for case in report.cases for result in case.clauses.values()}
+    return list(dict.fromkeys([*map(Verdict, report.totals), *(each for each in Verdict if each in of_clauses)]))
+
+
 def _is_address(text: str) -> bool:
     return re.fullmatch(r"https?://[^\s<>\"']+", text) is not None
 
@@ -135,6 +141,7 @@ def _context(report: Report, shown: list[Shown], catalogue: Catalogue, detail: D
         "report": report,
         "facts": _facts(report),
         "totals": [(Verdict(name), number) for name, number in report.totals.items()],
+        "verdicts": _verdicts(report),
         "groups": [(group, _group_title(group, catalogue)) for group in report.groups],
         "rows": matrix(report),
         "clauses": _clause_matrix(report, shown, catalogue),

@@ -63,7 +63,11 @@ def merge(parts: Sequence[Part]) -> Merged:
     :raises UsageError: the parts differ in contract, Airflow or edition, or contradict each other.
     """
     _same_thing(parts)
+    once = {part.report.seal: part for part in reversed(parts)}
+    again = [part for part in parts if once[part.report.seal] is not part]
+    parts = [part for part in parts if once[part.report.seal] is part]
     merged = Merged(Report(_run(parts), _subjects(parts), [], _problems(parts)))
+    merged.notes += [f"{part.path} is {once[part.report.seal].path} again, and left out." for part in again]
     kept: dict[tuple[str, str], tuple[CaseResult, Part]] = {}
     for part in parts:
         for case in part.report.cases:
@@ -89,6 +93,18 @@ def _same_thing(parts: Sequence[Part]) -> None:
                     f"The parts are not of the same {what}: {first.path} has {one_line(here) or 'none'}, "
                     f"{part.path} has {one_line(there) or 'none'}; merge each by itself."
                 )
+        here, there = _kind(first.report), _kind(part.report)
+        # an expectation may be about one database only, so a report has to be of one
+        if here != there:
+            raise UsageError(
+                f"The parts are not of the same database: {first.path} has {here}, {part.path} has {there}; "
+                "merge each by itself."
+            )
+
+
+def _kind(report: Report) -> str:
+    """The database of a run without its version."""
+    return (one_line(report.run.database).split() or ["none"])[0]
 
 
 def _run(parts: Sequence[Part]) -> RunInfo:

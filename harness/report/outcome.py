@@ -12,20 +12,19 @@ CONTROL_CLAUSE = "TASK-1"
 
 
 def control_failures(cases: Iterable[CaseResult]) -> dict[str, str]:
-    """The subjects whose control group failed, with its reason."""
+    """The subjects whose control group was not kept, whatever kept it from that, each with the reason."""
     failed: dict[str, str] = {}
     for case in cases:
         result = case.clauses.get(CONTROL_CLAUSE)
-        if result and result["verdict"] == Verdict.FAIL:
+        if result and result["verdict"] != Verdict.PASS:
             failed.setdefault(case.subject, result["reason"] or case.reason or f"{CONTROL_CLAUSE} in {case.id}")
     return failed
 
 
 def apply_control_group(cases: Iterable[CaseResult]) -> list[CaseResult]:
-    """The cases with every ``fail`` of a subject whose control group failed turned into ``error``.
+    """The cases with every ``fail`` of a subject whose control group did not pass turned into ``error``.
 
-    The control clause itself keeps its ``fail``: it is the one thing that was shown. Applying twice
-    changes nothing.
+    The control clause itself keeps its verdict: it is the one thing that was shown. Applying twice changes nothing.
     """
     cases = list(cases)
     failed = control_failures(cases)
@@ -51,9 +50,9 @@ def _excused(case: CaseResult, why: str) -> CaseResult:
 def exit_code(report: Report) -> int:
     """How the command ends.
 
-    1: a clause failed; else 3: nothing was decided, the harness broke, or a control group failed; else 1: the
+    1: a clause failed; else 3: nothing was decided, the harness broke, or a control group did not pass; else 1: the
     expectations are wrong for this run (``problems``); else 0, known failures and platform findings included.
-    A control clause that failed accuses nobody, so by itself it gives 3.
+    A control clause that is not a pass accuses nobody, so by itself it gives 3.
     """
     decided: list[Verdict] = []
     blamed: list[Verdict] = []
@@ -61,7 +60,7 @@ def exit_code(report: Report) -> int:
     for case in apply_control_group(report.cases):
         results = {clause: Verdict(result["verdict"]) for clause, result in case.clauses.items()}
         decided += [verdict for verdict in results.values() if verdict in DECIDED]
-        if results.pop(CONTROL_CLAUSE, None) is Verdict.FAIL:
+        if results.pop(CONTROL_CLAUSE, Verdict.PASS) is not Verdict.PASS:
             control_failed = True
         else:
             # a case that broke before it could decide a clause has its own verdict only
