@@ -223,6 +223,10 @@ CAUSE = [
     ("told", failing().failed(), PASS, "ValueError"),
     ("bare", failing().failed(output="Execution failed"), FAIL, "which tells no cause"),
     ("empty", failing().failed(output=None), FAIL, "`output` is ''"),
+    ("other-words", failing().failed(output="Callback execution failed."), FAIL, "which tells no cause"),
+    ("none", failing().failed(output="None"), FAIL, "which tells no cause"),
+    ("code", failing().failed(output="Execution failed with exit code 1"), PASS, "exit code 1"),
+    ("cause", failing().failed(output="Callback failed: KeyError"), PASS, "KeyError"),
     (
         "second",
         failing().failed().callback("c2", expect="failure").failed("c2", " execution failed "),

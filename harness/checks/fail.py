@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
 from executor_conformance.harness.view import TERMINAL, CallbackView, HistoryView
 
-EMPTY_WORDS = frozenset({"", "execution failed"})
+BARE = re.compile(
+    r"((the|a|callback|callable|workload|task|job|execution|run|has|was|is|with|an?|error|errors|none|null"
+    r"|failed|failure|failing|unsuccessful)\b|[\s.:!])*",
+    re.IGNORECASE,
+)
+"""An ``output`` that says that it failed and no word of why."""
 CALLABLES = "executor_conformance.suites."
 """Whose callables are known to report their own end."""
 LAST_REPORTS = {"hold": "effect", "whole_way": "last"}
@@ -68,7 +75,7 @@ def output_tells_the_cause(view: HistoryView) -> Found:
     for callback in _failing(view):
         if callback.final != "failed":
             continue
-        if callback.output.strip().lower() in EMPTY_WORDS:
+        if BARE.fullmatch(callback.output):
             return Broken(f"`output` is '{callback.output}', which tells no cause", callback.story(3))
         told.append(callback.output[:200])
     return Kept("; ".join(told)) if told else Undecided("no row of this case ended FAILED")
