@@ -170,10 +170,9 @@ class Case:
         :raises NotApplicable: none has, so nothing was tried; an executor may ask at intervals, so it gets a while.
         """
         until = time.monotonic() + LIMITS.fault_hit
-        while self.env.backend.hits() == 0 and time.monotonic() < until:
+        while (hits := self.env.backend.hits()) == 0 and time.monotonic() < until:
             self.pump()
             self.pause()
-        hits = self.env.backend.hits()
         self.env.backend.heal()
         self.env.sink("note", what="healed", hits=hits)
         if hits == 0:

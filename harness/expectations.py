@@ -68,6 +68,11 @@ class Entry:
         return f"The expectation {self.number} ({self.subject}, {', '.join(self.clauses)}{where})"
 
 
+def database_kind(database: str) -> str:
+    """The one of :data:`DATABASES` that an option or a report names, or the name itself."""
+    return next((each for each in DATABASES if database.lower().startswith(each)), database)
+
+
 @dataclass
 class Expectations:
     """The entries of one file; ``path`` is ``None`` if there is no file, and then nothing is compared.
@@ -85,7 +90,7 @@ class Expectations:
 
     def on(self, database: str) -> Expectations:
         """Those that are about runs on a database, named as in an option or in a report ('PostgreSQL 15.18')."""
-        kind = next((each for each in DATABASES if database.lower().startswith(each)), database)
+        kind = database_kind(database)
         return replace(self, entries=tuple(entry for entry in self.entries if entry.database in ("", kind)))
 
     def apply(self, subject: str, case: str, decisions: Iterable[Decision]) -> list[Decision]:

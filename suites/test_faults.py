@@ -6,9 +6,9 @@ import pytest
 from executor_conformance.harness.case import Case
 from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.points import LIVENESS, until_delivered_again, while_it_matters
-from executor_conformance.harness.rules import Hold, WireRule
+from executor_conformance.harness.rules import Hold
 from executor_conformance.suites.marks import decides, ways
-from executor_conformance.suites.test_crash import DEATH
+from executor_conformance.suites.test_crash import DEATH, claim_rule
 
 
 def _under(case: Case, point: str, way: str) -> None:
@@ -35,9 +35,7 @@ def _answer_lost(case: Case) -> None:
     case.inject("submit-refused", "answer-lost")
     callback = case.submit("hold", expect="terminal")
     entered = case.stop_at(callback, "enter")
-    claim = None
-    if case.env.edition != "claimless":
-        claim = case.rule(WireRule(Hold(), path=f"/callbacks/{callback.id}/run", times=1))
+    claim = None if case.env.edition == "claimless" else claim_rule(case, callback, Hold(), times=1)
     case.until_ended_or_quiet(callback)
     if claim:
         claim.release()

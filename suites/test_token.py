@@ -10,6 +10,7 @@ from executor_conformance.harness.matrix import CLAIM_METHODS
 from executor_conformance.harness.rules import Answer, Hold, WireRule
 from executor_conformance.harness.tokens import ask
 from executor_conformance.suites.marks import decides
+from executor_conformance.suites.test_crash import claim_rule
 from executor_conformance.suites.token_leaks import LeakWatch
 from executor_conformance.suites.token_matrix import mint_for, run_matrix
 
@@ -51,7 +52,7 @@ def held_callback(case: Case) -> tuple[Callback, WireRule]:
     if case.env.edition == "claimless":
         raise NotApplicable("The edition has no claim endpoint.")
     callback = case.submit("hold")
-    rule = case.rule(WireRule(Hold(), path=f"/callbacks/{callback.id}/run"))
+    rule = claim_rule(case, callback, Hold())
     case.reach(rule, "the claim")
     return callback, rule
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+
 import pytest
+from executor_conformance.harness.checks.fail import LAST_REPORTS
+from executor_conformance.suites import callables
 
 from tests.written import SCHEDULER, Written, assert_decides, history
 
@@ -58,6 +63,24 @@ ONCE = [
 def pool() -> Written:
     """A callback, beside workers that were there before it, in an edition that has no claim."""
     return history("claimless", processes=[100, 150, 250]).callback()
+
+
+FAIL_ON_PURPOSE = {
+    *("raise_error", "no_arguments", "exit_3", "os_exit_9", "segfault", "run_too_long", "big_log_then_raise"),
+}
+
+
+def test_the_last_report_of_each_callable_is_known() -> None:
+    """FAIL-5 takes a callable without it for one that was cut off; one that fails on purpose needs none."""
+    last: dict[str, str] = {}
+    for function in ast.parse(inspect.getsource(callables)).body:
+        calls = [node for node in ast.walk(function) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+        for call in sorted(calls, key=lambda node: node.lineno):
+            if isinstance(call.func, ast.Name) and call.func.id == "report":
+                assert isinstance(function, ast.FunctionDef | ast.ClassDef)
+                last[function.name] = ast.literal_eval(call.args[0])
+    assert {name: what for name, what in last.items() if what not in ("return", "enter", "late")} == LAST_REPORTS
+    assert {name for name, what in last.items() if what != "return"} - set(LAST_REPORTS) == FAIL_ON_PURPOSE
 
 
 OWN_PROCESS = [
@@ -225,6 +248,7 @@ CAUSE = [
     ("empty", failing().failed(output=None), FAIL, "`output` is ''"),
     ("other-words", failing().failed(output="Callback execution failed."), FAIL, "which tells no cause"),
     ("none", failing().failed(output="None"), FAIL, "which tells no cause"),
+    ("many-words", failing().failed(output="a " * 60 + "KeyError"), PASS, "a a a"),
     ("code", failing().failed(output="Execution failed with exit code 1"), PASS, "exit code 1"),
     ("cause", failing().failed(output="Callback failed: KeyError"), PASS, "KeyError"),
     (

@@ -16,7 +16,7 @@ from unittest.mock import Mock
 import pytest
 from executor_conformance.backends.celery.brokers import FilesystemBroker, GivenBroker, make_broker
 from executor_conformance.backends.celery.messages import RedisMessages, again
-from executor_conformance.harness.airflow_side.scheduler import SchedulerSide
+from executor_conformance.harness.airflow_side.scheduler import EventRecorder, SchedulerSide
 from executor_conformance.harness.api_server import free_port
 from executor_conformance.harness.checks.crash import SLACK
 from executor_conformance.harness.errors import HarnessError
@@ -62,6 +62,26 @@ def test_the_folders_deliver_a_message_again(tmp_path: Path) -> None:
             broker.repeat("t2")
     finally:
         broker.stop()
+
+
+def test_the_recorder_sees_every_way_into_an_event_buffer() -> None:
+    notes: list[dict[str, Any]] = []
+    buffer = EventRecorder(notes, "e", {"k0": ("queued", None)})
+    buffer["k1"] = ("running", "i")
+    buffer.setdefault("k2", ("failed", None))
+    buffer.setdefault("k2", ("success", None))
+    buffer.update({"k3": ("success", None)}, k4=("failed", None))
+    buffer |= {"k5": ("success", None)}
+    assert [(note["key"], note["state"]) for note in notes] == [
+        ("k0", "queued"),
+        ("k1", "running"),
+        ("k2", "failed"),
+        ("k3", "success"),
+        ("k4", "failed"),
+        ("k5", "success"),
+    ]
+    assert isinstance(buffer, EventRecorder)
+    assert list(buffer) == ["k0", "k1", "k2", "k3", "k4", "k5"]
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from executor_conformance.harness import case as case_module
 from executor_conformance.harness import pressure, rest
-from executor_conformance.harness.case import Case
+from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.errors import BoundReached
+from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.rest import RestWatch
 
@@ -104,6 +106,46 @@ def test_a_wait_for_something_expires_as_one_for_rest(
     with pytest.raises(BoundReached, match="the end: not within 30 s"):
         case.until(lambda: False, "the end")
     assert seconds < world.now - began <= seconds + 10
+
+
+@pytest.mark.parametrize(
+    ("hits", "steps"),
+    [([1], 0), ([None], 0), ([0, 0, 2], 2)],
+    ids=["met", "nobody can tell", "met by an executor that polls"],
+)
+def test_a_fault_is_taken_back_once_a_request_has_met_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, hits: list[int | None], steps: int
+) -> None:
+    case, healed, noted, pumped = healing(world, monkeypatch, hits)
+    case.heal()
+    assert (len(healed), noted, len(pumped)) == (1, [hits[-1]], steps)
+
+
+def test_a_fault_that_no_request_meets_is_taken_back_and_has_tried_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, healed, noted, pumped = healing(world, monkeypatch, [0])
+    with pytest.raises(NotApplicable, match="makes no request that the fault is for"):
+        case.heal()
+    assert (len(healed), noted) == (1, [0])
+    assert len(pumped) == LIMITS.fault_hit
+
+
+def healing(
+    world: World, monkeypatch: pytest.MonkeyPatch, hits: list[int | None]
+) -> tuple[Case, list[bool], list[int | None], list[bool]]:
+    """A case under a fault that was met so often, asked again and again; what it heals, notes and steps."""
+    monkeypatch.setattr(case_module, "time", world)
+    case, told = Case(world.case().env), iter(hits)
+    healed: list[bool] = []
+    noted: list[int | None] = []
+    pumped: list[bool] = []
+    case.env.backend.hits = lambda: next(told, hits[-1])
+    case.env.backend.heal = lambda: healed.append(True)
+    case.env.sink = lambda kind, **fields: noted.append(fields["hits"])
+    monkeypatch.setattr(case, "pause", lambda: None)
+    monkeypatch.setattr(case, "pump", lambda **step: (pumped.append(True), world.let_pass(1, 0)))
+    return case, healed, noted, pumped
 
 
 def test_a_wait_ends_with_what_it_waits_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

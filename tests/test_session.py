@@ -95,6 +95,18 @@ class PickyExecutor(LocalExecutor):
 """
 
 
+def test_a_history_says_which_clauses_its_run_asked_about_and_which_processes_were_there(
+    pool: EnvironmentPool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    env = pool.acquire(SUBJECT)
+    recorder = Recorder(load_catalogue(), Expectations(), tmp_path_factory.mktemp("report"), levels=("core",))
+    run = recorder.begin(CaseSpec("fail.callable_raises", ("FAIL-1", "FAIL-4"), "core", "pytest"), SUBJECT, env)
+    assert set(recorder.finish(run).clauses) == {"FAIL-1"}
+    header = run.history.events[0]
+    assert header["clauses"] == ["FAIL-1"]
+    assert {env.scheduler.pid, env.api_server.pid} <= set(header["processes"])
+
+
 def test_a_callback_that_takes_the_scheduler_down_accuses_nobody_in_the_next_case(
     pool: EnvironmentPool, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

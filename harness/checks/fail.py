@@ -8,7 +8,7 @@ from executor_conformance.harness.checker import Broken, Found, Kept, Undecided,
 from executor_conformance.harness.view import TERMINAL, CallbackView, HistoryView
 
 BARE = re.compile(
-    r"((the|a|callback|callable|workload|task|job|execution|run|has|was|is|with|an?|error|errors|none|null"
+    r"((the|callback|callable|workload|task|job|execution|run|has|was|is|with|an?|error|errors|none|null"
     r"|failed|failure|failing|unsuccessful)\b|[\s.:!])*",
     re.IGNORECASE,
 )

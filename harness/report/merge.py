@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from executor_conformance.harness.errors import UsageError
+from executor_conformance.harness.expectations import database_kind
 from executor_conformance.harness.report.model import CaseResult, Report, RunInfo, SubjectInfo
 from executor_conformance.harness.report.outcome import CONTROL_CLAUSE, apply_control_group
 from executor_conformance.harness.report.store import load_report, write_report
@@ -93,18 +94,13 @@ def _same_thing(parts: Sequence[Part]) -> None:
                     f"The parts are not of the same {what}: {first.path} has {one_line(here) or 'none'}, "
                     f"{part.path} has {one_line(there) or 'none'}; merge each by itself."
                 )
-        here, there = _kind(first.report), _kind(part.report)
-        # an expectation may be about one database only, so a report has to be of one
+        # an expectation may be about one database only, so a report has to be of one; none, if nothing was started
+        here, there = (database_kind(each.report.run.database) for each in (first, part))
         if here and there and here != there:
             raise UsageError(
-                f"The parts are not of the same database: {first.path} has {here}, {part.path} has {there}; "
-                "merge each by itself."
+                f"The parts are not of the same database: {first.path} has {one_line(here)}, "
+                f"{part.path} has {one_line(there)}; merge each by itself."
             )
-
-
-def _kind(report: Report) -> str:
-    """The database of a run without its version; empty if nothing was started."""
-    return one_line(report.run.database).partition(" ")[0]
 
 
 def _run(parts: Sequence[Part]) -> RunInfo:

@@ -33,6 +33,18 @@ def beside_an_orphan(original: str, callback: str, database: str, probe: str, **
     call(original, {"probe": probe, **kwargs})
 
 
+def call_beside(workload: ExecuteCallback) -> None:
+    """Call the callable in a process that nobody supervises, and leave nothing for the one that somebody does."""
+    child = os.fork()
+    if child == 0:
+        try:
+            call(workload.callback.data["path"], workload.callback.data["kwargs"])
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    put_before(workload, nothing)
+
+
 class CutOffFromItsSupervisor(Mutant):
     """RUN-7."""
 
@@ -52,14 +64,7 @@ class RunsBeforeTheClaim(WorkerMutant):
     """CRASH-2."""
 
     def before(self, workload: ExecuteCallback) -> None:
-        child = os.fork()
-        if child == 0:
-            try:
-                call(workload.callback.data["path"], workload.callback.data["kwargs"])
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
-        put_before(workload, nothing)
+        call_beside(workload)
 
 
 class RunsWhateverItsClaimIsAnswered(WorkerMutant):
@@ -79,14 +84,7 @@ class RunsWhateverItsClaimIsAnswered(WorkerMutant):
                 break
             except OSError:
                 continue
-        child = os.fork()
-        if child == 0:
-            try:
-                call(workload.callback.data["path"], workload.callback.data["kwargs"])
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
-        put_before(workload, nothing)
+        call_beside(workload)
 
 
 class AsksWithoutItsToken(WorkerMutant):
