@@ -230,3 +230,28 @@ def test_what_a_dead_scheduler_left_undecided_is_no_error(monkeypatch: pytest.Mo
     monkeypatch.setitem(checker.CHECKS, "RUN-3", lambda _: 1 / 0)
     decisions = {d.clause: d for d in decide(cut, ["RUN-3"], CATALOGUE)}
     assert decisions["RUN-3"].verdict is Verdict.ERROR
+
+
+def test_of_a_case_that_broke_off_what_was_broken_stands_and_nothing_else_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = history().callback().slots("c1").rest()
+    assert decided(seen, "CRASH-1", "CRASH-3")["CRASH-3"].verdict is Verdict.PASS
+    cut = seen.add("end", trouble="the worker did not come").stored()
+    decisions = {d.clause: d for d in decide(cut, ["CRASH-1", "CRASH-3"], CATALOGUE)}
+    assert decisions["CRASH-1"].verdict is Verdict.FAIL
+    assert decisions["CRASH-3"].verdict is Verdict.NOT_APPLICABLE
+    assert decisions["CRASH-3"].reason == "the case did not come to its end: the worker did not come"
+    # A finding is in every history of that core, so it explains nothing
+    monkeypatch.setitem(checker.CHECKS, "RUN-10", lambda _: Broken("it broke"))
+    decisions = {d.clause: d for d in decide(cut, ["RUN-10", "CRASH-3"], CATALOGUE)}
+    assert decisions["RUN-10"].verdict is Verdict.FINDING
+    assert decisions["CRASH-3"].verdict is Verdict.ERROR
+
+
+def test_nothing_passes_where_the_scheduler_died() -> None:
+    seen = history().callback().row("c1", "queued").add("scheduler", what="error", message="boom", where="step")
+    cut = seen.add("end", trouble="boom", scheduler_died=True).stored()
+    decisions = {d.clause: d for d in decide(cut, ["CRASH-3"], CATALOGUE)}
+    assert decisions["CRASH-3"].verdict is Verdict.NOT_APPLICABLE
+    assert decisions["CRASH-3"].reason == "the scheduler did not survive, see CRASH-5"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from executor_conformance.harness import case as case_module
 from executor_conformance.harness import pressure, rest
-from executor_conformance.harness.case import Case, NotApplicable
+from executor_conformance.harness.case import Callback, Case, NotApplicable
 from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import ProcessInfo
@@ -129,6 +129,29 @@ def test_a_fault_that_no_request_meets_is_taken_back_and_has_tried_nothing(
         case.heal()
     assert (len(healed), noted) == (1, [0])
     assert len(pumped) == LIMITS.fault_hit
+
+
+def test_a_success_that_is_known_only_after_rest_is_noted_at_the_next_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row of an earlier callback may have ended before its worker has reported."""
+    case, known = Case(world.case().env), set[str]()
+    events: list[tuple[str, dict[str, Any]]] = []
+    case.env.sink = lambda kind, **fields: events.append((kind, fields))
+    case.env.history.of = lambda kind, what: [each for _, each in events if each.get("what") == what]
+    case.env.backend.succeeded = known.__contains__
+    first, second = Callback("c1", "p1"), Callback("c2", "p2")
+    case.callbacks += [first, second]
+    monkeypatch.setattr(case, "pump", lambda **step: None)
+    monkeypatch.setattr(RestWatch, "at_rest", lambda watch: True)
+    monkeypatch.setattr(RestWatch, "proof", lambda watch: {})
+    case.settle([first])
+    assert events == [("rest", {})]
+    known.add("c1")
+    case.settle([second])
+    case.settle()
+    noted = [fields for kind, fields in events if kind == "note"]
+    assert noted == [{"what": "worker succeeded", "callback": "c1"}]
 
 
 def healing(
