@@ -18,8 +18,6 @@ from executor_conformance.harness.supervisor import ManagedProcess
 
 FORKED = ", worker commands forked from an interpreter that has imported Airflow"
 """Of a data plane, where that may be so."""
-CALLABLE_TIMEOUT_S = 15
-"""Here each worker is a process with all of Airflow's imports: several start while a callable holds its slot."""
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ class Backend(ABC):
     has_queues: ClassVar[bool] = False
     """Whether the executor puts workloads into queues that Airflow's configuration names."""
     callable_timeout_s: ClassVar[int] = LIMITS.callback_execution_timeout
-    """``[callbacks] callback_execution_timeout``; longer where the start of several workers takes long."""
+    """``[callbacks] callback_execution_timeout``: below what a control plane waits for before it delivers again."""
     chooses: ClassVar[str] = "executor"
     """Who picks the next of several queued workloads: 'executor', or 'worker' where all of them are handed on."""
 

@@ -33,7 +33,9 @@ class Limits:
     pump_interval_idle: float = 0.1  # the same while nothing has happened for a while
     pump_interval_most: float = 0.3  # the same where a step itself takes long
     pump_times_step: float = 2.0  # a pause is at least so many steps long, so that the CPU is left to the workers
-    callback_execution_timeout: int = 8  # [callbacks] callback_execution_timeout, if a backend needs no more
+    # [callbacks] callback_execution_timeout: several workers start while a callable holds its slot, also on a busy
+    # machine; below ``settle``, for nothing moves until then
+    callback_execution_timeout: int = 24
     effect_hold: float = 60.0  # a held callable gives up after this
 
 

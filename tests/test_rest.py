@@ -7,13 +7,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from executor_conformance.backends.celery.backend import CeleryBackend
+from executor_conformance.backends.celery.brokers import VISIBILITY_TIMEOUT_S
 from executor_conformance.harness import case as case_module
 from executor_conformance.harness import pressure, rest
+from executor_conformance.harness.backend import Backend
 from executor_conformance.harness.case import Callback, Case, NotApplicable
 from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.rest import RestWatch
+from executor_conformance.harness.session import backends
 
 LIMIT = 30.0
 WORK_TICKS = int(2 * LIMIT * pressure.WORKING * os.sysconf("SC_CLK_TCK"))
@@ -178,3 +182,12 @@ def test_a_wait_ends_with_what_it_waits_for(world: World, monkeypatch: pytest.Mo
     end = world.now + 20
     case.until(lambda: world.now >= end, "the end")
     assert world.now == end
+
+
+@pytest.mark.parametrize("kind", backends().values(), ids=backends())
+def test_a_callable_reaches_its_timeout_before_it_is_given_up_on(kind: type[Backend]) -> None:
+    assert kind.callable_timeout_s <= LIMITS.settle - 5, "the start of the worker counts too"
+
+
+def test_a_callable_of_celery_reaches_its_timeout_before_its_message_is_delivered_again() -> None:
+    assert CeleryBackend.callable_timeout_s <= VISIBILITY_TIMEOUT_S - 10

@@ -13,7 +13,7 @@ from executor_conformance.backends.aws.account_services import ACCOUNTS
 from executor_conformance.backends.aws.containers import ContainedAws, missing_engine
 from executor_conformance.backends.aws.localstack.process import LocalStackProcess
 from executor_conformance.backends.aws.substrate import ENDED, AwsSubstrate, EmulatedAws
-from executor_conformance.backends.emulation import CALLABLE_TIMEOUT_S, Timers, Way
+from executor_conformance.backends.emulation import Timers, Way
 from executor_conformance.harness.backend import EMULATOR, Backend, Options, Site, Variant, installed
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.processes import ProcessInfo
@@ -62,7 +62,6 @@ class AwsBackend(Backend):
     stands_alone: ClassVar = True
     crowd: ClassVar = 10
     victims: ClassVar = frozenset({"child", "supervisor", "unit"})
-    callable_timeout_s: ClassVar[int] = CALLABLE_TIMEOUT_S
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)

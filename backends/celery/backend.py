@@ -35,6 +35,7 @@ class CeleryBackend(Backend):
     has_queues: ClassVar = True
     faults: ClassVar[Mapping[str, Sequence[str]]] = {"redelivery": ("message-copied",)}
     unreachable: ClassVar = {"redelivery": "This broker shows nobody a message that a worker has taken."}
+    callable_timeout_s: ClassVar[int] = 8  # below VISIBILITY_TIMEOUT_S: a message is acknowledged late
     carriers: ClassVar = {"file:broker": "the broker's message"}
 
     @property

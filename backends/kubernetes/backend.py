@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from executor_conformance.backends.emulation import CALLABLE_TIMEOUT_S, Timers, Way
+from executor_conformance.backends.emulation import Timers, Way
 from executor_conformance.backends.kubernetes.cluster import ExistingCluster
 from executor_conformance.backends.kubernetes.faults import FAULTS, FURTHER
 from executor_conformance.backends.kubernetes.kind import KindCluster
@@ -44,7 +44,6 @@ class KubernetesBackend(Backend):
     )
     stands_alone: ClassVar = True
     crowd: ClassVar = 10
-    callable_timeout_s: ClassVar[int] = CALLABLE_TIMEOUT_S
     faults: ClassVar[Mapping[str, Sequence[str]]] = {point: tuple(ways) for point, ways in FAULTS.items()}
     further: ClassVar = FURTHER
     unreachable: ClassVar = {"redelivery": "The containers of a pod whose restartPolicy is Never are started once."}
