@@ -12,7 +12,8 @@ from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.view import TERMINAL, HistoryView
 
 if TYPE_CHECKING:
-    from executor_conformance.harness.case import Callback, Case
+    from executor_conformance.harness.case import Case
+    from executor_conformance.harness.waits import Callback
 
 
 LIVENESS = ("CRASH-1", "CRASH-2", "CRASH-3", "CRASH-4", "CRASH-5", "CRASH-6", "CRASH-8", "CRASH-9")

@@ -16,7 +16,7 @@ from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.view import TERMINAL
 
 if TYPE_CHECKING:
-    from executor_conformance.harness.case import Callback, Case, Run
+    from executor_conformance.harness.waits import Callback, Run, Waits
 
 
 class RestWatch:
@@ -24,7 +24,7 @@ class RestWatch:
 
     def __init__(
         self,
-        case: Case,
+        case: Waits,
         callbacks: Sequence[Callback],
         tasks: Sequence[tuple[Run, str]] = (),
         held: bool = False,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from executor_conformance.harness.case import Callback, Case, NotApplicable
+from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.points import LIVENESS, join, lose_report, part, until_returned
 from executor_conformance.harness.rules import Answer, DropResponse, Hold, HoldResponse, WireRule
+from executor_conformance.harness.waits import Callback
 from executor_conformance.suites.marks import decides, extended
 
 DEATH = (*LIVENESS, "CRASH-7")

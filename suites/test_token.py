@@ -5,10 +5,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 
-from executor_conformance.harness.case import Callback, Case, NotApplicable
+from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.matrix import CLAIM_METHODS
 from executor_conformance.harness.rules import Answer, Hold, WireRule
 from executor_conformance.harness.tokens import ask
+from executor_conformance.harness.waits import Callback
 from executor_conformance.suites.marks import decides
 from executor_conformance.suites.test_crash import claim_rule
 from executor_conformance.suites.token_leaks import LeakWatch

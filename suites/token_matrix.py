@@ -13,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from executor_conformance.harness.case import Callback, Case
+from executor_conformance.harness.case import Case
 from executor_conformance.harness.database import cache_folder
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.matrix import STATES, Ids, Matrix
 from executor_conformance.harness.openapi import Operation, operations
 from executor_conformance.harness.tokens import Client, Mint
 from executor_conformance.harness.view import TERMINAL
+from executor_conformance.harness.waits import Callback
 
 VERSION_HEADER = "Airflow-API-Version"
 

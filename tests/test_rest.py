@@ -12,12 +12,13 @@ from executor_conformance.backends.celery.brokers import VISIBILITY_TIMEOUT_S
 from executor_conformance.harness import case as case_module
 from executor_conformance.harness import pressure, rest
 from executor_conformance.harness.backend import Backend
-from executor_conformance.harness.case import Callback, Case, NotApplicable
+from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.session import backends
+from executor_conformance.harness.waits import Callback
 
 LIMIT = 30.0
 WORK_TICKS = int(2 * LIMIT * pressure.WORKING * os.sysconf("SC_CLK_TCK"))

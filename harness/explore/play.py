@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from executor_conformance.harness.case import Callback, Case, Run
+from executor_conformance.harness.case import Case
 from executor_conformance.harness.effects import Breakpoint
 from executor_conformance.harness.explore.sequences import FATES, REQUESTS_AWAY, TASKS, Drawn, Fate, Round
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.rules import Answer, DropRequest, DropResponse, WireRule
 from executor_conformance.harness.view import TASK_ENDED
+from executor_conformance.harness.waits import Callback, Run
 
 
 @dataclass

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from executor_conformance.harness.case import Callback, Case, NotApplicable
+from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.explore.births import BirthWatch
 from executor_conformance.harness.explore.boundaries import Boundary, concerns, request_name
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.rules import Hold, HoldResponse, WireRequest, WireRule
+from executor_conformance.harness.waits import Callback
 
 if TYPE_CHECKING:
     from executor_conformance.harness.environment import Environment
