@@ -224,6 +224,11 @@ class EdgeBackend(Backend):
         self.wait_ready()
         return killed
 
+    def renew_workers(self) -> bool:
+        """A new worker."""
+        self.lose_node()
+        return False
+
     def repair(self, thorough: bool) -> bool:
         """A new worker if the old one is gone or suspect; jobs left behind are the executor's own to deal with."""
         if thorough:

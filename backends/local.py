@@ -71,6 +71,10 @@ class LocalBackend(Backend):
             and (pid in working or not any(mark in processes[pid].title for mark in WAITING))
         ]
 
+    def renew_workers(self) -> bool:
+        """Workers have the settings of the scheduler."""
+        return True
+
     def idle_units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
         """Workers that wait for a workload."""
         titled = LOCAL_WORKER if not self.site.options.executor else ""

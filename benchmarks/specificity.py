@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+import pytest
 from executor_conformance.harness.errors import ConformanceError, HarnessError
 from executor_conformance.harness.report.compare import stability
 from executor_conformance.harness.report.difference import stability_lines
@@ -62,7 +63,7 @@ def busy(number: int) -> Iterator[None]:
 def one_run(backend: str, cases: str, workers: int, folder: Path) -> Report:
     """The suite's report on ``backend`` from a process of its own; its output is beside the report.
 
-    :raises HarnessError: it left none.
+    :raises HarnessError: it left none, or one of a part.
     """
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", "conformance", "-k", cases]
     command += ["--conformance-backend", backend, "--conformance-report", str(folder)]
@@ -77,11 +78,13 @@ def one_run(backend: str, cases: str, workers: int, folder: Path) -> Report:
             run.send_signal(signal.SIGINT)
             run.wait(STOP_S)
             raise
+    what = "was cut short"
     try:
-        return load_report(folder)
+        if code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            return load_report(folder)
     except ConformanceError:
-        output_path = folder / "output.txt"
-        raise HarnessError(f"The run ended with exit code {code} and without a report; see {output_path}.") from None
+        what = "left no report"
+    raise HarnessError(f"The run {what} and ended with exit code {code}; see {folder / 'output.txt'}.")
 
 
 def accusations(reports: Sequence[Report]) -> list[str]:

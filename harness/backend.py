@@ -249,6 +249,13 @@ class Backend(ABC):
         """What may still happen to the callback by itself, one sentence each: messages, timers, retries."""
         return []
 
+    def renew_workers(self) -> bool | None:
+        """From the next workload on, start workers with ``Site.env`` as it is now; ``site.env`` has just changed.
+
+        True: the scheduler side must be started anew, for workers have theirs from it. None: it cannot be done here.
+        """
+        return None
+
     def lose_node(self) -> list[int]:
         """SIGKILL a worker and all its children, and start a new one, as a service manager would.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,6 +180,14 @@ class Case(Waits):
         self.env.sink("note", what="healed", hits=hits)
         if hits == 0:
             raise NotApplicable("The executor makes no request that the fault is for, so the point was not reached.")
+
+    def renew_workers(self, settings: Mapping[str, str]) -> None:
+        """Start workers with other values of these settings of the deployment, and with all others as usual.
+
+        :raises NotApplicable: that cannot be done in this environment.
+        """
+        if not self.env.renew_workers(settings):
+            raise NotApplicable("This environment has no means to start its workers with other settings.")
 
     def restart_scheduler(self, point: str) -> None:
         """SIGKILL the scheduler with all its children, and start another, as a service manager would."""

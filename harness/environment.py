@@ -11,6 +11,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ class Environment:
         """What ``steps`` was when the scheduler started: the same as now if it has not done anything yet."""
         self.slots: dict[str, Any] = {}
         self.plain_scheduler: ManagedProcess | None = None
+        self._usual: dict[str, str] = {}
+        """What the settings are that workers have other values of at present."""
         self._whole = True
 
     # -- history ------------------------------------------------------------------------------------------
@@ -228,6 +231,22 @@ class Environment:
             raise HarnessError(f"The environment could not do '{op}' ({arguments}): {why}")
         return answer
 
+    def renew_workers(self, settings: Mapping[str, str]) -> bool:
+        """Start workers with other values of these settings of the deployment, and with all others as usual.
+
+        False: nothing has changed, for it cannot be done in this environment.
+        """
+        self.site.env |= self._usual
+        self._usual = {name: self.site.env[name] for name in settings}
+        self.site.env |= settings
+        anew = self.backend.renew_workers()
+        if anew is None:
+            self.site.env |= self._usual
+            self._usual = {}
+        elif anew:
+            self.start_scheduler(env=dict(settings))
+        return anew is not None
+
     def use_variant(self, variant: Variant) -> None:
         """Turn the environment into another variant of the same backend."""
         if variant.label != self.variant.label:
@@ -280,6 +299,8 @@ class Environment:
         self.backend.heal()
         left = self.units()
         self.watcher.kill(left)
+        if self._usual:
+            self.renew_workers({})
         if self.backend.repair(thorough) or new_scheduler or self.scheduler is None:
             self.start_scheduler()
         self.observe()

@@ -92,7 +92,7 @@ def state_of(config: pytest.Config) -> ConformanceState:
     global _present
     if STATE not in config.stash:
         from executor_conformance.harness.errors import ConformanceError
-        from executor_conformance.suites.run_state import ConformanceState, check_folder
+        from executor_conformance.suites.run_state import ConformanceState, check_folder, refuse
 
         try:
             on_demand.check(config)
@@ -102,7 +102,7 @@ def state_of(config: pytest.Config) -> ConformanceState:
             config.stash[COLLECTED] = Collected(state)
             _present = config
         except ConformanceError as error:
-            pytest.exit(f"conformance: {error}", returncode=error.exit_code)
+            refuse(config, error)
     return config.stash[STATE]
 
 
@@ -131,12 +131,13 @@ def pytest_collection(session: pytest.Session) -> None:
     expression = config.option.markexpr or ""
     if ("conformance" in expression or on_demand.demanded(config)) and "not conformance" not in expression:
         from executor_conformance.harness.errors import UsageError
+        from executor_conformance.suites.run_state import refuse
 
         state = state_of(config)
         try:
             on_demand.prepare(config, state)
         except UsageError as error:
-            pytest.exit(f"conformance: {error}", returncode=error.exit_code)
+            refuse(config, error)
 
 
 @pytest.hookimpl(tryfirst=True)

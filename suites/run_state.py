@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 if TYPE_CHECKING:
+    from executor_conformance.harness.errors import ConformanceError
     from executor_conformance.harness.session import EnvironmentPool, Recorder
 
 
@@ -177,10 +180,18 @@ def check_folder(folder: Path) -> None:
 
     try:
         (folder / "histories").mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_text("", "utf-8")
-        probe.unlink()
+        # a name of its own: the processes of pytest-xdist try at the same time
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise UsageError(
             f"The report folder {folder} is not writable ({error.strerror}); name another with --conformance-report."
         ) from None
+
+
+def refuse(config: pytest.Config, error: ConformanceError) -> NoReturn:
+    """End the run because of bad input."""
+    said = f"conformance: {error}"
+    if hasattr(config, "workerinput"):  # pytest-xdist tells of a process's exit code only
+        print(said, file=sys.stderr)
+    pytest.exit(said, returncode=error.exit_code)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import pytest
 from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.points import LIVENESS, join, lose_report, part, until_returned
@@ -10,6 +12,7 @@ from executor_conformance.harness.waits import Callback
 from executor_conformance.suites.marks import decides, extended
 
 DEATH = (*LIVENESS, "CRASH-7")
+API_SERVER_URL = "AIRFLOW__CORE__EXECUTION_API_SERVER_URL"
 
 
 def claim_rule(case: Case, callback: Callback, action: object, **more: int) -> WireRule:
@@ -51,6 +54,23 @@ def test_claim_unreachable(case: Case) -> None:
     case.submit("succeed", expect="terminal")
     case.settle()
     case.env.wire.accept()
+    case.follow_up()
+
+
+@decides(*LIVENESS)
+@extended
+def test_claim_by_a_lost_name(case: Case) -> None:
+    """claim-unreachable: the API server's name does not resolve where the worker runs."""
+    if case.env.edition == "claimless":
+        raise NotApplicable("The edition has no claim endpoint, so the point does not exist.")
+    url = case.env.site.env[API_SERVER_URL]
+    case.renew_workers({API_SERVER_URL: url.replace(urlsplit(url).netloc, "api-server.invalid")})
+    case.fault("claim-unreachable", way="name-does-not-resolve")
+    callback = case.submit("succeed", expect="terminal")
+    case.settle()
+    case.renew_workers({})
+    if any(callback.id in event["path"] for event in case.env.history.of("wire", api="execution", phase="request")):
+        raise NotApplicable("The worker has the API server's name from elsewhere, so the point was not reached.")
     case.follow_up()
 
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from executor_conformance.harness.errors import UsageError
+from executor_conformance.suites.run_state import check_folder, refuse
 
 
 def run_pytest(
@@ -83,6 +88,20 @@ def test_report_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     result = run_pytest(tmp_path)
     assert "is not writable" in sentence(result)
     assert result.returncode == 2
+
+
+def test_a_report_folder_is_writable_for_several_processes_at_a_time(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(check_folder, [tmp_path / "report"] * 400))
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["histories"]
+
+
+def test_a_process_of_xdist_says_why_it_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    worker: Any = SimpleNamespace(workerinput={})
+    with pytest.raises(pytest.exit.Exception, match="No such thing") as ended:
+        refuse(worker, UsageError("No such thing; name another."))
+    assert ended.value.returncode == 2
+    assert capsys.readouterr().err == "conformance: No such thing; name another.\n"
 
 
 @pytest.mark.parametrize(

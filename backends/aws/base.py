@@ -279,6 +279,10 @@ class AwsBackend(Backend):
         """By the substrate."""
         self.substrate.execute_workers(always)
 
+    def renew_workers(self) -> bool | None:
+        """By the substrate."""
+        return self.substrate.renew_workers()
+
     def hits(self) -> int | None:
         """By the substrate."""
         return self.substrate.hits()

@@ -80,6 +80,10 @@ class AwsSubstrate(ABC):
     def prepare_workers(self) -> None:
         """Give workers the deployment's settings, but no secret; called once those are complete."""
 
+    def renew_workers(self) -> bool | None:
+        """As :meth:`Backend.renew_workers`."""
+        return None
+
     def execute_workers(self, always: bool) -> None:  # noqa: B027
         """As :meth:`Backend.execute_workers`."""
 
@@ -220,6 +224,11 @@ class EmulatedAws(AwsSubstrate):
         settings = {name: value for name, value in self.site.env.items() if not name.startswith(WITHHELD)}
         self._image = self.image({**settings, **image_env()})
         self.execute_workers(False)
+
+    def renew_workers(self) -> bool:
+        """By the workers' image."""
+        self.prepare_workers()
+        return False
 
     def execute_workers(self, always: bool) -> None:
         """By the workers' image."""

@@ -215,6 +215,11 @@ class CeleryBackend(Backend):
         self.wait_ready()
         return killed
 
+    def renew_workers(self) -> bool:
+        """A new worker."""
+        self.lose_node()
+        return False
+
     def lost(self) -> str:
         """The broker, if it is a server of our own that has ended."""
         return self.broker.lost()

@@ -118,6 +118,10 @@ class KubernetesBackend(Backend):
         """Where the kubeconfig is."""
         return [f"kubectl --kubeconfig {self.substrate.kubeconfig} get pods"]
 
+    def renew_workers(self) -> bool | None:
+        """By the substrate."""
+        return self.substrate.renew_workers()
+
     def execute_workers(self, always: bool) -> None:
         """By the substrate."""
         self.substrate.execute_workers(always)

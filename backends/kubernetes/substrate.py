@@ -100,6 +100,10 @@ class Substrate(ABC):
         """Pids of all that runs in containers, as far as those are processes of this host."""
         return []
 
+    def renew_workers(self) -> bool | None:
+        """As :meth:`Backend.renew_workers`."""
+        return None
+
     def execute_workers(self, always: bool) -> None:  # noqa: B027
         """As :meth:`Backend.execute_workers`."""
 
@@ -177,6 +181,11 @@ class EmulatedCluster(Substrate):
 
     def _images(self, warm: bool) -> dict[str, Any]:
         return {self.image: {"env": image_env(), "entrypoint": [], "warm": warm}}
+
+    def renew_workers(self) -> bool:
+        """By the pod template."""
+        self.write_template()
+        return False
 
     def execute_workers(self, always: bool) -> None:
         """By the workers' image."""

@@ -229,7 +229,7 @@ class LambdaService:
     def _runtime(self, function: Function, run: Run) -> tuple[Runtime, tuple[Any, ...]]:
         """A runtime, and of which kind it is: it may do the work of another of its kind."""
         image = self.plane.images.get(function.image)
-        kind = (*function.key, image.warm)
+        kind = (*function.key, image.warm, *sorted(image.env.items()))
         with self._lock:
             idle = self._idle.get(kind, [])
             while idle:
