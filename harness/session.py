@@ -22,8 +22,8 @@ from executor_conformance.harness.errors import ConformanceError, HarnessError, 
 from executor_conformance.harness.expectations import Expectations
 from executor_conformance.harness.history import Clock, History
 from executor_conformance.harness.report.model import CaseResult, SubjectInfo, case_verdict, clause_results
+from executor_conformance.harness.report.outcome import control_failures, excused
 from executor_conformance.harness.settings import PARALLELISM
-from executor_conformance.harness.verdicts import Decision, Verdict
 from executor_conformance.harness.view import WAITING
 
 GROUP = "executor_conformance.backends"
@@ -296,11 +296,10 @@ class Recorder:
         spec = run.spec
         decisions = decide(run.history, self._asked(spec), self.catalogue)
         decisions = self.expectations.apply(run.subject.label, spec.id, decisions)
-        decisions = self._with_control(run, decisions)
         results = clause_results(decisions)
         verdict = case_verdict(results)
         telling = [d.reason for d in decisions if d.verdict is verdict and d.reason]
-        return CaseResult(
+        result = CaseResult(
             id=spec.id,
             subject=run.subject.label,
             backend=run.subject.backend.name,
@@ -313,20 +312,9 @@ class Recorder:
             history=str(run.path.relative_to(self.folder)),
             level=spec.level,
         )
-
-    def _with_control(self, run: CaseRun, decisions: list[Decision]) -> list[Decision]:
-        control = next((d for d in decisions if d.clause == "TASK-1" and d.verdict is Verdict.FAIL), None)
-        if control:
-            self.control_failed[run.subject.label] = control.reason
-        why = self.control_failed.get(run.subject.label)
-        if not why or control:
-            return decisions
-        return [
-            Decision(d.clause, Verdict.ERROR, f"the control group failed: {why}", d.evidence)
-            if d.verdict is Verdict.FAIL
-            else d
-            for d in decisions
-        ]
+        self.control_failed = control_failures([result]) | self.control_failed
+        why = self.control_failed.get(result.subject)
+        return excused(result, why) if why else result
 
 
 @dataclass

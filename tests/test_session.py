@@ -9,10 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 from executor_conformance.backends.local import LocalBackend
+from executor_conformance.harness import session
 from executor_conformance.harness.backend import Options
 from executor_conformance.harness.case import Case
 from executor_conformance.harness.catalogue import load_catalogue
@@ -20,8 +23,9 @@ from executor_conformance.harness.errors import HarnessError, SchedulerDied
 from executor_conformance.harness.expectations import Expectations
 from executor_conformance.harness.history import Clock
 from executor_conformance.harness.processes import RUN_VARIABLE
+from executor_conformance.harness.report.model import CaseResult
 from executor_conformance.harness.session import CaseSpec, EnvironmentPool, Recorder, Subject
-from executor_conformance.harness.verdicts import Verdict
+from executor_conformance.harness.verdicts import Decision, Verdict
 from executor_conformance.suites.reporting import LOST, RESULT, Collected
 
 from tests.reports import made
@@ -196,3 +200,31 @@ def test_nothing_is_left_of_a_run_that_was_ended(tmp_path: Path, sent: signal.Si
             run.kill()
     until(lambda: not marked(run.pid), 10, "the end of all processes")
     until(lambda: list(runs.iterdir()) == [], 10, "the removal of the environment's folder")
+
+
+@pytest.mark.parametrize("control", [Verdict.FAIL, Verdict.ERROR])
+def test_after_a_control_group_that_did_not_pass_nothing_is_held_against_the_subject(
+    control: Verdict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(load_catalogue(), Expectations(), tmp_path)
+    decided = iter(
+        [
+            Decision("CRASH-1", Verdict.FAIL, "stuck"),
+            Decision("TASK-1", control, "no task ran"),
+            Decision("CRASH-1", Verdict.FAIL, "stuck"),
+        ]
+    )
+    monkeypatch.setattr(session, "decide", lambda *arguments: [next(decided)])
+
+    def result() -> CaseResult:
+        spec = SimpleNamespace(id="crash.a", clauses=(), reproduce="", level="core")
+        subject = SimpleNamespace(label="mine", backend=SimpleNamespace(name="local"))
+        env = SimpleNamespace(executor="mine.Executor")
+        run: Any = SimpleNamespace(
+            spec=spec, subject=subject, case=SimpleNamespace(env=env), history=None, path=tmp_path / "h"
+        )
+        return recorder._decide(run, 0.1)
+
+    before, itself, after = result(), result(), result()
+    assert (before.verdict, itself.verdict, after.verdict) == (Verdict.FAIL, control, Verdict.ERROR)
+    assert after.reason == "the control group failed: no task ran"

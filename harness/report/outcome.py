@@ -28,10 +28,11 @@ def apply_control_group(cases: Iterable[CaseResult]) -> list[CaseResult]:
     """
     cases = list(cases)
     failed = control_failures(cases)
-    return [_excused(case, failed[case.subject]) if case.subject in failed else case for case in cases]
+    return [excused(case, failed[case.subject]) if case.subject in failed else case for case in cases]
 
 
-def _excused(case: CaseResult, why: str) -> CaseResult:
+def excused(case: CaseResult, why: str) -> CaseResult:
+    """The case with every ``fail`` turned into ``error``, for the control group failed because of ``why``."""
     reason = f"the control group failed: {why}"
     clauses = {
         clause: {**result, "verdict": Verdict.ERROR.value, "reason": reason}
