@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -351,6 +352,15 @@ def _conclude(item: pytest.Item, result: Any) -> None:
 
 
 # -- reporting ----------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Say why a process of pytest-xdist has refused to work."""
+    from executor_conformance.suites.run_state import REFUSAL
+
+    if said := getattr(node, "workeroutput", {}).get(REFUSAL):
+        print(said, file=sys.stderr)
 
 
 @pytest.hookimpl(optionalhook=True)

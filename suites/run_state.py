@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +14,9 @@ import pytest
 if TYPE_CHECKING:
     from executor_conformance.harness.errors import ConformanceError
     from executor_conformance.harness.session import EnvironmentPool, Recorder
+
+REFUSAL = "conformance_refusal"
+"""Key of what a process of pytest-xdist has to say of bad input."""
 
 
 class ConformanceState:
@@ -192,6 +194,6 @@ def check_folder(folder: Path) -> None:
 def refuse(config: pytest.Config, error: ConformanceError) -> NoReturn:
     """End the run because of bad input."""
     said = f"conformance: {error}"
-    if hasattr(config, "workerinput"):  # pytest-xdist tells of a process's exit code only
-        print(said, file=sys.stderr)
+    if hasattr(config, "workeroutput"):  # of pytest-xdist, whose controller otherwise learns the exit code only
+        config.workeroutput[REFUSAL] = said
     pytest.exit(said, returncode=error.exit_code)

@@ -7,12 +7,9 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from executor_conformance.harness.errors import UsageError
-from executor_conformance.suites.run_state import check_folder, refuse
+from executor_conformance.suites.run_state import check_folder
 
 
 def run_pytest(
@@ -96,12 +93,24 @@ def test_a_report_folder_is_writable_for_several_processes_at_a_time(tmp_path: P
     assert [path.name for path in (tmp_path / "report").iterdir()] == ["histories"]
 
 
-def test_a_process_of_xdist_says_why_it_refuses(capsys: pytest.CaptureFixture[str]) -> None:
-    worker: Any = SimpleNamespace(workerinput={})
-    with pytest.raises(pytest.exit.Exception, match="No such thing") as ended:
-        refuse(worker, UsageError("No such thing; name another."))
-    assert ended.value.returncode == 2
-    assert capsys.readouterr().err == "conformance: No such thing; name another.\n"
+def test_a_process_of_xdist_says_why_it_refuses(tmp_path: Path) -> None:
+    """Its controller has found nothing wrong: here the installation breaks in between."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "import importlib.metadata as metadata\n"
+        "real = metadata.version\n"
+        "def version(name):\n"
+        "    if name == 'apache-airflow-core' and 'PYTEST_XDIST_WORKER' in os.environ:\n"
+        "        return '3.2.9'\n"
+        "    return real(name)\n"
+        "metadata.version = version\n"
+    )
+    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    arguments = ("--conformance-backend", "local", "-k", "test_alias", "-n", "1")
+    result = run_pytest(tmp_path, *arguments, env=env, collect_only=False)
+    assert "conformance: Airflow 3.2.9 is too old" in result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    assert result.returncode != 0
 
 
 @pytest.mark.parametrize(

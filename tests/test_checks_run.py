@@ -158,7 +158,12 @@ ORDER = [
         "",
     ),
     ("no-running", history().callback().row("c1", "success"), FAIL, "went QUEUED, SUCCESS instead"),
-    ("no-claim-and-short", history("claimless").callback().row("c1", "success"), NA, "ran for long enough"),
+    (
+        "no-claim-and-short",
+        history("claimless").callback().row("c1", "success"),
+        NA,
+        "ran until the executor could say RUNNING",
+    ),
     (
         "no-claim-and-held",
         history("claimless").callback().note("in flight", callback="c1").row("c1", "success"),
