@@ -34,6 +34,7 @@ class EdgeBackend(Backend):
     executor: ClassVar[str] = "airflow.providers.edge3.executors.edge_executor.EdgeExecutor"
     api_apps: ClassVar[str] = "all"
     chooses: ClassVar[str] = "worker"
+    callable_timeout_s: ClassVar[int] = 14  # below ORPHANED_AFTER_S: a job tells nothing of itself while it runs
     apis: ClassVar = {"edge": "/edge_worker/v1/rpcapi"}
     variants: ClassVar = (
         Variant("edge", smoke=True, note="as released"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from executor_conformance.harness.backend import OTHER_QUEUE
 from executor_conformance.harness.case import Case, NotApplicable
+from executor_conformance.harness.effects import Breakpoint
 from executor_conformance.harness.settings import PARALLELISM
+from executor_conformance.harness.waits import Callback
 from executor_conformance.suites.marks import decides
 
 SECOND = "executor_conformance.backends.companion.CompanionExecutor"
@@ -34,14 +36,19 @@ def test_callback_before_task(case: Case) -> None:
     full, closed = [20, 20], [PARALLELISM + 2, slots - 1]
     fillers = [case.submit("hold", role="filler") for _ in range(slots if by_worker else slots - 1)]
     holds = [case.stop_at(filler, "enter") for filler in fillers]
-    case.until(lambda: all(hold.reached for hold in holds), "full slots", parallelism=full if by_worker else None)
+
+    def taken(callback: Callback, hold: Breakpoint) -> bool:
+        # A worker that has taken a callback has a slot less, long before the callable starts on a busy machine
+        return hold.reached or (by_worker and case.state(callback) == "running")
+
+    case.until(lambda: all(map(taken, fillers, holds)), "full slots", parallelism=full if by_worker else None)
     if not by_worker and not all(case.holds_slot(filler.id) for filler in fillers):
         raise NotApplicable("The executor does not count what it runs (ROUTE-8), so no queue builds up in it.")
     contender = case.submit("succeed")
     run = case.run_dag("conformance_task_succeeds")
     case.env.sink("note", what="contention", callback=contender.id, task=run.run_id)
     case.until(
-        lambda: case.holds_slot(contender.id) and case.holds_task(run),
+        lambda: case.holds_slot(contender.id) and case.holds_task(run) and all(hold.reached for hold in holds),
         "both in the executor",
         parallelism=full if by_worker else closed,
     )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from executor_conformance.backends.celery.backend import CeleryBackend
 from executor_conformance.backends.celery.brokers import VISIBILITY_TIMEOUT_S
+from executor_conformance.backends.edge import ORPHANED_AFTER_S, EdgeBackend
 from executor_conformance.harness import case as case_module
 from executor_conformance.harness import pressure, rest
 from executor_conformance.harness.backend import Backend
@@ -190,5 +191,6 @@ def test_a_callable_reaches_its_timeout_before_it_is_given_up_on(kind: type[Back
     assert kind.callable_timeout_s <= LIMITS.settle - 5, "the start of the worker counts too"
 
 
-def test_a_callable_of_celery_reaches_its_timeout_before_its_message_is_delivered_again() -> None:
+def test_a_callable_reaches_its_timeout_before_its_worker_is_taken_for_lost() -> None:
     assert CeleryBackend.callable_timeout_s <= VISIBILITY_TIMEOUT_S - 10
+    assert EdgeBackend.callable_timeout_s <= ORPHANED_AFTER_S - 10
