@@ -22,7 +22,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-import pytest
 from executor_conformance.harness.errors import ConformanceError, HarnessError
 from executor_conformance.harness.report.compare import stability
 from executor_conformance.harness.report.difference import stability_lines
@@ -35,6 +34,8 @@ from executor_conformance.harness.verdicts import Verdict
 ROOT = Path(__file__).resolve().parent.parent
 STOP_S = 60.0
 """Within which a run that was interrupted has stopped its environments."""
+WHOLE = (0, 1, 3)
+"""Exit codes of the suite where it came to its end: all conformant, something failed, something broke."""
 ACCUSING = (Verdict.FAIL, Verdict.ERROR)
 
 
@@ -80,7 +81,7 @@ def one_run(backend: str, cases: str, workers: int, folder: Path) -> Report:
             raise
     what = "was cut short"
     try:
-        if code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        if code in WHOLE:
             return load_report(folder)
     except ConformanceError:
         what = "left no report"
