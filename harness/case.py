@@ -6,7 +6,7 @@ import itertools
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from executor_conformance.harness.codec import digest, encode
@@ -35,6 +35,12 @@ class DoesNotSupport(ConformanceError):
 @dataclass
 class Case(Waits):
     """A scenario's handle on its environment."""
+
+    new_scheduler: bool = False
+    """The scheduler was started or set otherwise than usual, so the next case needs a new one."""
+    whole_afterwards: bool = True
+    """False: the case leaves something behind that no later case can live with, so they get a new environment."""
+    runs: list[Run] = field(default_factory=list)
 
     # -- callbacks and tasks ---------------------------------------------------------------------------------
 
@@ -146,6 +152,14 @@ class Case(Waits):
         """Note a fault that was just injected."""
         self.disturbed = True
         self.env.sink("fault", name=name, **fields)
+
+    def needs_claim(self) -> None:
+        """Go on only where the edition has a claim endpoint.
+
+        :raises NotApplicable: it has none.
+        """
+        if self.env.edition == "claimless":
+            raise NotApplicable("The edition has no claim endpoint, so the point does not exist.")
 
     def needs_way(self, point: str, way: str) -> None:
         """Go on only where the control plane or the data plane can fail at ``point`` by ``way``.

@@ -45,12 +45,7 @@ class Waits:
     scheduling: bool = False
     disturbed: bool = False
     """A process was killed or a state left behind, so the environment needs repair before the next case."""
-    new_scheduler: bool = False
-    """The scheduler was started or set otherwise than usual, so the next case needs a new one."""
-    whole_afterwards: bool = True
-    """False: the case leaves something behind that no later case can live with, so they get a new environment."""
     callbacks: list[Callback] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
     _pause: float = LIMITS.pump_interval
     _seen: int = 0
     _step_s: float = 0.0

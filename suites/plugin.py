@@ -231,6 +231,7 @@ PLAN = pytest.StashKey[list[pytest.Item]]()
 def case(request: pytest.FixtureRequest) -> Case:
     """The case's handle on the running environment of its subject."""
     from executor_conformance.harness.errors import ConformanceError, UsageError
+    from executor_conformance.suites.run_state import refuse
 
     state = state_of(request.config)
     subject: Subject = request.param
@@ -244,7 +245,7 @@ def case(request: pytest.FixtureRequest) -> Case:
         if hasattr(request.config, "workerinput"):
             _note_broken_environment(request.node, state, subject, spec, str(error))
             pytest.fail(str(error), pytrace=False)
-        pytest.exit(f"conformance: {error}", returncode=error.exit_code)
+        refuse(request.config, error)
     except ConformanceError as error:
         _note_broken_environment(request.node, state, subject, spec, str(error))
         pytest.fail(str(error), pytrace=False)

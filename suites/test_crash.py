@@ -17,8 +17,7 @@ API_SERVER_URL = "AIRFLOW__CORE__EXECUTION_API_SERVER_URL"
 
 def claim_rule(case: Case, callback: Callback, action: object, **more: int) -> WireRule:
     """A rule for the claim of ``callback``; an edition without a claim has no such point."""
-    if case.env.edition == "claimless":
-        raise NotApplicable("The edition has no claim endpoint, so the point does not exist.")
+    case.needs_claim()
     return case.rule(WireRule(action, path=f"/callbacks/{callback.id}/run", **more))  # type: ignore[arg-type]
 
 
@@ -47,8 +46,7 @@ def test_killed_before_claim(case: Case) -> None:
 @decides(*LIVENESS)
 def test_claim_unreachable(case: Case) -> None:
     """claim-unreachable: the API server refuses connections while the worker wants to claim."""
-    if case.env.edition == "claimless":
-        raise NotApplicable("The edition has no claim endpoint, so the point does not exist.")
+    case.needs_claim()
     case.env.wire.refuse()
     case.fault("claim-unreachable")
     case.submit("succeed", expect="terminal")
@@ -61,8 +59,7 @@ def test_claim_unreachable(case: Case) -> None:
 @extended
 def test_claim_by_a_lost_name(case: Case) -> None:
     """claim-unreachable: the API server's name does not resolve where the worker runs."""
-    if case.env.edition == "claimless":
-        raise NotApplicable("The edition has no claim endpoint, so the point does not exist.")
+    case.needs_claim()
     url = case.env.site.env[API_SERVER_URL]
     case.renew_workers({API_SERVER_URL: url.replace(urlsplit(url).netloc, "api-server.invalid")})
     case.fault("claim-unreachable", way="name-does-not-resolve")

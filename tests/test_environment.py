@@ -1,12 +1,16 @@
-"""Workers with other settings, and what an environment restores."""
+"""Workers with other settings, who asks for them, and what an environment restores."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
+from executor_conformance.harness.case import NotApplicable
 from executor_conformance.harness.environment import Environment
+from executor_conformance.harness.waits import Callback
+from executor_conformance.suites.test_crash import test_claim_by_a_lost_name as claim_by_a_lost_name
 
 URL = "AIRFLOW__CORE__EXECUTION_API_SERVER_URL"
 
@@ -48,3 +52,26 @@ def test_where_workers_cannot_be_renewed_nothing_changes() -> None:
     world = World(None)
     assert not world.renew({URL: "http://other"})
     assert (world.env.site.env[URL], world.env._usual) == ("http://usual", {})
+
+
+@pytest.mark.parametrize("left", [{}, {URL: "http://usual"}])
+def test_a_repair_gives_workers_their_usual_settings_before_it_looks_at_them(left: dict[str, str]) -> None:
+    env = Mock(_usual=left, **{"site.recorders": {}, "backend.repair.return_value": False})
+    Environment.repair(env)
+    renewed = [each for each in env.mock_calls if each in (call.renew_workers({}), call.backend.repair(False))]
+    assert renewed == ([call.renew_workers({})] if left else []) + [call.backend.repair(False)]
+
+
+@pytest.mark.parametrize("path", ["/execution/callbacks/c1/run", "/execution/callbacks/c2/run"])
+def test_a_worker_that_has_the_name_from_elsewhere_decides_nothing(path: str) -> None:
+    case = Mock()
+    case.env.site.env = {URL: "http://127.0.0.1:8080/execution/"}
+    case.submit.return_value = Callback("c1", "p1")
+    case.env.history.of.return_value = [{"path": path}]
+    if "c1" in path:
+        with pytest.raises(NotApplicable, match="name from elsewhere"):
+            claim_by_a_lost_name(case)
+    else:
+        claim_by_a_lost_name(case)
+    assert case.renew_workers.mock_calls == [call({URL: "http://api-server.invalid/execution/"}), call({})]
+    assert case.follow_up.called == ("c1" not in path)

@@ -121,19 +121,17 @@ def dag_file_callable_is_found(view: HistoryView) -> Found:
 @decides("RUN-6")
 def row_goes_queued_running_success(view: HistoryView) -> Found:
     """The row's states from QUEUED on are QUEUED, RUNNING, SUCCESS."""
-    decided = False
-    for callback in _healthy(view):
-        if _too_short_to_tell(view, callback):
-            continue
-        decided = True
+    healthy = _healthy(view)
+    telling = [callback for callback in healthy if not _too_short_to_tell(view, callback)]
+    for callback in telling:
         if callback.states != ["queued", "running", "success"]:
             if not callback.settled:
                 return Unproven(CUT_SHORT)
             went = ", ".join(state.upper() for state in callback.states) or "nowhere"
             return Broken(f"The row went {went} instead of QUEUED, RUNNING, SUCCESS", callback.story())
-    if not decided and _healthy(view):
+    if healthy and not telling:
         return Undecided("no callable of this case ran until the executor could say RUNNING")
-    return Kept() if decided else Undecided("no callback of this case is expected to succeed")
+    return Kept() if healthy else Undecided("no callback of this case is expected to succeed")
 
 
 def _too_short_to_tell(view: HistoryView, callback: CallbackView) -> bool:

@@ -162,6 +162,16 @@ def test_a_warm_runtime_is_used_again_only_as_its_image_says(client: Any, server
     assert said[2][1] == ""
 
 
+def test_a_warm_runtime_is_not_used_again_for_another_environment(client: Any, server: Server) -> None:
+    """As after an update of the function's configuration."""
+    name = create(server, client, "settings", Code={"ImageUri": "settings"})
+    said = []
+    for value in ("a", "b", "a"):
+        server.admin.set_images(IMAGES | {"settings": {"env": {"PATH": PATH, "OF_THE_IMAGE": value}}})
+        said.append(call(client, name, {"do": "env"})[1]["OF_THE_IMAGE"])
+    assert said == ["a", "b", "a"]
+
+
 def test_a_synchronous_error_is_not_retried(client: Any, tiny: str, server: Server) -> None:
     error, result = call(client, tiny, {"do": "raise"})
     assert error == "Unhandled"
