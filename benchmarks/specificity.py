@@ -64,7 +64,7 @@ def busy(number: int) -> Iterator[None]:
 def one_run(backend: str, cases: str, workers: int, folder: Path) -> Report:
     """The suite's report on ``backend`` from a process of its own; its output is beside the report.
 
-    :raises HarnessError: it left none, or one of a part.
+    :raises HarnessError: it left none, or one of a part or of nothing.
     """
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", "conformance", "-k", cases]
     command += ["--conformance-backend", backend, "--conformance-report", str(folder)]
@@ -79,13 +79,17 @@ def one_run(backend: str, cases: str, workers: int, folder: Path) -> Report:
             run.send_signal(signal.SIGINT)
             run.wait(STOP_S)
             raise
-    what = "was cut short"
+    said = (folder / "output.txt").read_text("utf-8", "replace").split("\n")  # a temporary folder is gone afterwards
+    ended = f"ended with exit code {code}: {next(filter(str.strip, reversed(said)), 'without a word')}"
+    if code not in WHOLE:
+        raise HarnessError(f"The run was cut short and {ended}")
     try:
-        if code in WHOLE:
-            return load_report(folder)
+        report = load_report(folder)
     except ConformanceError:
-        what = "left no report"
-    raise HarnessError(f"The run {what} and ended with exit code {code}; see {folder / 'output.txt'}.")
+        raise HarnessError(f"The run left no report and {ended}") from None
+    if not report.cases:
+        raise HarnessError(f"The run ran no case and {ended}")
+    return report
 
 
 def accusations(reports: Sequence[Report]) -> list[str]:
