@@ -112,6 +112,18 @@ class Variant:
         return self.extended or function in self.further
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """One acceptance of a workload by the control plane: a run, a pod, a message, a job."""
+
+    id: str
+    """The control plane's own name for it."""
+    accepted: float
+    """Seconds of ``time.monotonic()`` at which the control plane took it."""
+    ended: float | None = None
+    """When it ended, or when somebody withdrew it; None while it waits or runs."""
+
+
 @dataclass
 class Site:
     """What an environment gives its backend."""
@@ -287,6 +299,44 @@ class Backend(ABC):
     def accepted(self, callback: str) -> bool:
         """Whether the control plane has the submission of this callback."""
         raise NotImplementedError(f"the control plane of the backend {self.name} cannot be asked")
+
+    def deliveries(self, workload: str) -> list[Delivery] | None:
+        """Return each acceptance of a workload by the control plane, oldest first, from the control plane's own record.
+
+        None: the environment has no control plane, or nothing tells what it accepted.
+
+        :param workload: id of the callback or of the task instance.
+        """
+        return None
+
+    def calls(self) -> Mapping[str, int] | None:
+        """Return how many requests of each operation the control plane has received so far, by operation.
+
+        None: the environment has no control plane, or nothing counts its requests.
+        """
+        return None
+
+    def plant_foreign(self) -> list[str]:
+        """Put things of another deployment into the shared control plane; return one sentence for each kind.
+
+        They look like the subject's own as far as two deployments may look alike: results, jobs, pods, messages.
+        An empty list: the environment shares no control plane with other deployments.
+        """
+        return []
+
+    def foreign_touched(self) -> list[str]:
+        """Return one sentence for each thing of the other deployment that somebody changed or removed."""
+        return []
+
+    def remove_foreign(self) -> None:  # noqa: B027
+        """Take away what :meth:`plant_foreign` has put there; harmless without it."""
+
+    def timers(self) -> Mapping[str, float]:
+        """Return the timers that this environment configures and that may hold back a workload, in seconds by name.
+
+        No bound of the harness on a workload is shorter than any of them.
+        """
+        return {}
 
     def succeeded(self, callback: str) -> bool:
         """Whether the data plane knows that the callback's worker ended as one that has succeeded."""
