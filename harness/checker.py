@@ -23,6 +23,8 @@ class Broken:
 
     reason: str
     evidence: tuple[str, ...] = ()
+    owner: str = ""
+    """Who broke it, 'core' or 'executor', where the history shows that; '' where it is the clause's own owner."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def decide(history: History, clauses: Iterable[str], catalogue: Catalogue) -> li
     history shows a clause broken all the same: that stands, and nothing else passes, since not all of the scenario
     was there to see. One whose environment broke is an error whatever was seen, for nothing of it can be held against
     an executor. Neither can what is seen where a worker did not get the CPU. A scheduler that died in it is always
-    asked about; if that is held against the subject, what could not be seen any more is not applicable.
+    asked about; if that is held against the subject, what could not be seen any more is not applicable. If core ended
+    it by a defect of its own, nothing else in the history is held against the subject.
     """
     asked = list(clauses)
     if not (ends := history.of("end")):
@@ -124,6 +127,8 @@ def decide(history: History, clauses: Iterable[str], catalogue: Catalogue) -> li
     decisions = check(history, asked, catalogue)
     verdicts = {decision.verdict for decision in decisions}
     broken = bool(verdicts & {Verdict.FAIL, Verdict.FINDING})
+    if ended.get("scheduler_died") and any(_is_core_s_death(decision) for decision in decisions):
+        return [_after_core_s_death(decision) for decision in decisions]
     starved = [event for event in history.of("bound") if event.get("starved")]
     if starved and broken:
         return [_spared(decision, starved[0]) for decision in decisions]
@@ -145,6 +150,19 @@ def _cut(decision: Decision, why: str, verdict: Verdict) -> Decision:
         return decision
     reason = f"{why}; {decision.reason}" if decision.reason else why
     return Decision(decision.clause, verdict, reason, decision.evidence)
+
+
+def _is_core_s_death(decision: Decision) -> bool:
+    return decision.clause == "CRASH-5" and decision.verdict is Verdict.FINDING
+
+
+def _after_core_s_death(decision: Decision) -> Decision:
+    """What is core's stays; of everything else nobody can say what it would have been."""
+    stays = decision.verdict in (Verdict.FINDING, Verdict.NOT_APPLICABLE)
+    if stays or (decision.verdict is Verdict.ERROR and not decision.data.get("unproven")):
+        return decision
+    why = "core ended the scheduler by a defect of its own, see CRASH-5"
+    return Decision(decision.clause, Verdict.NOT_APPLICABLE, why, decision.evidence)
 
 
 def _spared(decision: Decision, bound: Event) -> Decision:
@@ -176,6 +194,6 @@ def _decide(view: HistoryView, clause_id: str, catalogue: Catalogue) -> Decision
         return Decision(clause_id, Verdict.UNSUPPORTED, found.reason)
     if isinstance(found, Unproven):
         return Decision(clause_id, Verdict.ERROR, found.reason, data={"unproven": True})
-    owner = clause.owner_for(view.edition) if view.edition else clause.owner
+    owner = found.owner or (clause.owner_for(view.edition) if view.edition else clause.owner)
     verdict = Verdict.FINDING if owner == "core" else Verdict.FAIL
     return Decision(clause_id, verdict, found.reason, found.evidence)

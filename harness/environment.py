@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from executor_conformance.harness.api_server import ApiServer
 from executor_conformance.harness.backend import Backend, Options, Site, Variant, local_worker_units
 from executor_conformance.harness.channel import Channel
 from executor_conformance.harness.database import make_database
+from executor_conformance.harness.deaths import CORE, Cause, Origin, cause_of
 from executor_conformance.harness.edition import edition_of
 from executor_conformance.harness.effects import EffectsServer
 from executor_conformance.harness.errors import BoundReached, HarnessError, SchedulerDied
@@ -27,7 +28,7 @@ from executor_conformance.harness.journal import Journal
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import ProcessInfo, ProcessWatcher, kill_frozen
 from executor_conformance.harness.rules import keyed_fingerprint
-from executor_conformance.harness.scheduler import SchedulerHandle, Zygote
+from executor_conformance.harness.scheduler import FROM_OUTSIDE, SchedulerHandle, Zygote
 from executor_conformance.harness.settings import base_environ
 from executor_conformance.harness.supervisor import ManagedProcess, Supervisor
 from executor_conformance.harness.wire import WireRecorder
@@ -51,6 +52,8 @@ class Environment:
         self.variant = variant
         self.executor = options.executor or variant.executor or backend.executor
         self._refusals: dict[str, str] = {}
+        self._origins: list[Origin] = []
+        """Of the executors that were loaded last; the ``airflow scheduler`` command tells nothing of its own."""
         self.clock = clock or Clock()
         self.history = History(self.clock, {"case": "", "subject": variant.label})
         self.folder = folder
@@ -75,6 +78,8 @@ class Environment:
         self._usual: dict[str, str] = {}
         """What the settings are that workers have other values of at present."""
         self._whole = True
+        self._killed = ""
+        """Who ended the ``airflow scheduler`` command, in a sentence, if it was neither the harness nor itself."""
 
     # -- history ------------------------------------------------------------------------------------------
 
@@ -161,7 +166,7 @@ class Environment:
             return "The environment's process that forks schedulers has ended."
         if self.scheduler is not None and self.scheduler.killed:
             return self.scheduler.killed
-        return self.backend.lost()
+        return self._killed or self.backend.lost()
 
     def start_scheduler(self, *, seed: bool = False, env: dict[str, str] | None = None) -> None:
         """Start a scheduler side, in place of the one that is on, if any."""
@@ -177,6 +182,7 @@ class Environment:
         if seed:
             more["EXECUTOR_CONFORMANCE_SEED"] = "1"
         self.scheduler = SchedulerHandle(self.zygote, more)
+        self._origins = [Origin.of(told) for told in self.scheduler.executors]
         self.site.scheduler_pid = self.scheduler.pid
         self.started_at_step = self.steps
         self.slots = {}
@@ -273,16 +279,13 @@ class Environment:
         return max(LIMITS.quiet_window, own, self.backend.patience_s)
 
     def refuses_callbacks(self) -> str:
-        """Why the executor takes no callbacks: it declares none and refuses them. Empty if it takes them."""
+        """Return why the executor runs no callbacks: it declares none and takes none; '' if it takes them."""
         if self.executor not in self._refusals:
             offer = self.inspect("offer")["offer"]
-            refused = not offer.get("declares", True) and offer.get("raised")
+            refused = not offer.get("declares", True) and not offer.get("taken", True)
             name = self.executor.rpartition(".")[2]
-            self._refusals[self.executor] = (
-                f"{name} declares no callbacks, and refuses an ExecuteCallback with {offer['raised']}."
-                if refused
-                else ""
-            )
+            how = f"refuses an ExecuteCallback with {offer['raised']}" if offer.get("raised") else "takes none"
+            self._refusals[self.executor] = f"{name} declares no callbacks, and {how}." if refused else ""
         return self._refusals[self.executor]
 
     def repair(self, thorough: bool = False, new_scheduler: bool = False) -> None:
@@ -382,8 +385,7 @@ class Environment:
         """
         if self.scheduler is None:
             if self.plain_scheduler and not self.plain_scheduler.alive:
-                self.sink("scheduler", what="gone", message=self.plain_scheduler.log_tail(1))
-                raise SchedulerDied("The airflow scheduler command ended.", self.plain_scheduler.log_tail())
+                self._note_end_of_plain_scheduler(self.plain_scheduler)
             time.sleep(LIMITS.pump_interval)
             self.steps += 1
             self.observe()
@@ -409,9 +411,33 @@ class Environment:
             self.sink("slots", executors=seen["slots"])
         self.observe()
         if error := seen["error"]:
-            self.sink("scheduler", what="error", pid=self.scheduler.pid, **error)
+            cause = self.cause_of(error["traceback"])
+            told = {"cause": cause.to_event()} if cause else {}
+            self.sink("scheduler", what="error", pid=self.scheduler.pid, **error, **told)
             raise SchedulerDied(
                 f"{error['type']} in {error['where']} ended the scheduler: {error['message']}",
                 error["traceback"],
             )
         return "drained" in seen
+
+    def cause_of(self, text: str) -> Cause | None:
+        """Return the cause of a scheduler's death that a traceback or a log tells; None if it tells none."""
+        causes = [cause_of(text, origin) for origin in self._origins] or [cause_of(text, Origin())]
+        # Where several executors are loaded, it is the defect of the one whose code the traceback goes through
+        return next((cause for cause in causes if cause and cause.owner != CORE), causes[0])
+
+    def _note_end_of_plain_scheduler(self, process: ManagedProcess) -> NoReturn:
+        """Record why the ``airflow scheduler`` command has ended.
+
+        :raises SchedulerDied: always.
+        """
+        cause = self.cause_of(process.log_text())
+        with contextlib.suppress(BoundReached, HarnessError):
+            process.wait(LIMITS.stop_grace, "the guardian's report of its end")
+        status = process.exit_status
+        if status is not None and -status in FROM_OUTSIDE:
+            self._killed = f"The airflow scheduler command {process.pid} was ended by signal {-status} from outside."
+        said = cause.sentence if cause else f"exit status {status}, and its log tells no exception"
+        told = {"cause": cause.to_event()} if cause else {}
+        self.sink("scheduler", what="gone", pid=process.pid, message=said, **told)
+        raise SchedulerDied(f"The airflow scheduler command ended: {said}.", process.log_tail())

@@ -193,6 +193,8 @@ class CaseSpec:
     level: str
     reproduce: str
     smoke: bool = False
+    callbacks: bool = True
+    """The case sends callbacks to the subject."""
 
 
 @dataclass
@@ -218,6 +220,7 @@ class Recorder:
         assert env.scheduler is not None
         if len(env.scheduler.executors) != 1:
             raise HarnessError("The scheduler of an earlier case is still there; this is a defect of the harness.")
+        refusal = env.refuses_callbacks() if spec.callbacks else ""
         header = {
             "case": spec.id,
             "subject": subject.label,
@@ -237,14 +240,16 @@ class Recorder:
         env.observe()
         history = History(env.clock, header, path)
         env.history = history
-        return CaseRun(spec, subject, Case(env), history, path, time.monotonic(), env.clock.set_s)
+        return CaseRun(spec, subject, Case(env), history, path, time.monotonic(), env.clock.set_s, refusal)
 
     def finish(self, run: CaseRun, raised: BaseException | None = None) -> CaseResult:
         """End the history, decide, and bring the environment back to health.
 
         :param raised: what the case's body raised, if it did not come to its end.
         """
-        if isinstance(raised, NotApplicable):
+        if run.refusal:
+            run.unsupported = run.refusal
+        elif isinstance(raised, NotApplicable):
             run.not_applicable = str(raised)
         elif isinstance(raised, DoesNotSupport):
             run.unsupported = str(raised)
@@ -327,7 +332,9 @@ class CaseRun:
     history: History
     path: Path
     began: float
-    clock_set_s: float = 0.0
+    clock_set_s: float
+    refusal: str
+    """Why the subject cannot run the case at all: it runs no callbacks. Then nothing of the case is run."""
     trouble: str = ""
     not_applicable: str = ""
     unsupported: str = ""

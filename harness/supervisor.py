@@ -84,13 +84,16 @@ class ManagedProcess:
 
     def log_tail(self, lines: int = 15) -> str:
         """The last lines of what it and its descendants wrote; empty if there is no log."""
+        return "\n".join(self.log_text(400 * lines).splitlines()[-lines:])
+
+    def log_text(self, most: int = 1 << 20) -> str:
+        """Return the last ``most`` bytes of what it and its descendants wrote; empty if there is no log."""
         try:
             with self.log.open("rb") as file:
-                file.seek(max(0, self.log.stat().st_size - 400 * lines))
-                text = file.read().decode(errors="replace")
+                file.seek(max(0, self.log.stat().st_size - most))
+                return file.read().decode(errors="replace")
         except OSError:
             return ""
-        return "\n".join(text.splitlines()[-lines:])
 
 
 class Supervisor:

@@ -59,4 +59,5 @@ def spec_of(item: pytest.Item, state: ConformanceState) -> CaseSpec:
         )
         + on_demand.options_line(item),
         smoke=bool(marker.kwargs.get("smoke")),
+        callbacks=bool(marker.kwargs.get("callbacks", True)),
     )

@@ -82,7 +82,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(on_demand, "executor_conformance_on_demand")
     config.addinivalue_line("markers", "on_demand(what, part): a case that runs only when it is asked for")
     config.addinivalue_line(
-        "markers", "conformance(*clauses, smoke=False, once=False): a case that decides these clauses"
+        "markers", "conformance(*clauses, smoke=False, once=False, callbacks=True): a case that decides these clauses"
     )
     config.addinivalue_line("markers", "extended: a case that the core level leaves out, whatever it decides")
     config.addinivalue_line("markers", "ways(point): run once for each way in which the environment injects it")
@@ -259,6 +259,8 @@ def case(request: pytest.FixtureRequest) -> Case:
         _note_broken_environment(request.node, state, subject, spec, str(error))
         pytest.fail(str(error), pytrace=False)
     request.node.stash[RUN] = run
+    if run.refusal:  # decided before anything is submitted
+        _conclude(request.node, state.recorder.finish(run))
     return run.case
 
 

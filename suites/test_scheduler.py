@@ -15,7 +15,7 @@ def test_missed_deadline_of_a_dag(case: Case) -> None:
     case.settle(limit=LIMITS.plain_scheduler)
 
 
-@decides("DECL-2", smoke=True)
+@decides("DECL-2", smoke=True, callbacks=False)
 def test_callback_that_nobody_can_run(case: Case) -> None:
     """A callback is routed to an executor that declares none: the scheduler lives, before and after a restart."""
     if not case.env.refuses_callbacks():

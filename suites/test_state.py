@@ -8,13 +8,13 @@ from executor_conformance.suites.marks import decides
 from executor_conformance.suites.state_api import read_states
 
 
-@decides("STATE-1")
+@decides("STATE-1", callbacks=False)
 def test_forward_only(case: Case) -> None:
     """Every row state meets every executor event, and every ordered pair of them."""
     inspect(case, "transitions")
 
 
-@decides("STATE-4")
+@decides("STATE-4", callbacks=False)
 def test_deleted_callback(case: Case) -> None:
     """The row of a callback is deleted before its event is processed."""
     case.whole_afterwards = False  # until its rows are gone again

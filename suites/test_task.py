@@ -7,14 +7,14 @@ from executor_conformance.suites.marks import decides
 from executor_conformance.suites.test_crash import pids_of
 
 
-@decides("TASK-1", smoke=True)
+@decides("TASK-1", smoke=True, callbacks=False)
 def test_control_group(case: Case) -> None:
     """A task that succeeds ends SUCCESS, one that raises ends FAILED."""
     case.control_task("conformance_task_succeeds", "succeeds")
     case.control_task("conformance_task_raises", "raises")
 
 
-@decides("TASK-2")
+@decides("TASK-2", callbacks=False)
 @pytest.mark.parametrize("victim", ["child", "unit"])
 def test_state_of_a_killed_task(case: Case, victim: str) -> None:
     """A task writes into its state store, its worker is killed, and the next try looks."""

@@ -14,6 +14,7 @@ from typing import Any
 from executor_conformance.harness import processes
 from executor_conformance.harness.airflow_side import events, openapi, refusal, rows, seeding
 from executor_conformance.harness.airflow_side.failures import failure, raised, trace
+from executor_conformance.harness.airflow_side.origin import declares_callbacks
 from executor_conformance.harness.channel import Channel
 
 CLASS_ATTRIBUTES = (
@@ -55,14 +56,6 @@ def attributes(cls: type) -> dict[str, Any]:
             expected = type(getattr(BaseExecutor, name)).__name__
             found[name] = {"expected": expected, **_attempt(getattr, cls, name)}
     return found
-
-
-def declares_callbacks(cls: Any) -> bool:
-    """What the executor declares, read the way the running core reads it."""
-    types = getattr(cls, "supported_workload_types", None)
-    if types is not None:
-        return any(getattr(kind, "value", kind) == "ExecuteCallback" for kind in types)
-    return bool(getattr(cls, "supports_callbacks", False))
 
 
 def load(path: str) -> dict[str, Any]:
@@ -179,7 +172,7 @@ def offer(cls: Any) -> dict[str, Any]:
         result = _attempt(executor.queue_workload, workload, session=session)
         session.rollback()
     taken = workload.key in executor.running or executor.slots_occupied > 0
-    return {"declares": declares_callbacks(cls), "taken": taken, "workload_type": "ExecuteCallback", **result}
+    return {"declares": declares_callbacks(executor), "taken": taken, "workload_type": "ExecuteCallback", **result}
 
 
 def callback_parameters() -> dict[str, Any]:

@@ -16,13 +16,15 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
 
-from executor_conformance.harness.airflow_side import seeding
+from executor_conformance.harness.airflow_side import origin, seeding
 from executor_conformance.harness.airflow_side.failures import failure, trace
 from executor_conformance.harness.channel import Channel
 from executor_conformance.harness.rules import without_tokens
 
 KEPT_TOKENS = 20
 """How many of the last queued tokens are kept in memory, for a case that looks where else they are."""
+MOST_OF_A_TRACE = 40_000
+"""Characters of a traceback: the frames of a deep one, down to where the exception was raised."""
 
 
 def describe_key(key: Any) -> dict[str, Any]:
@@ -105,12 +107,13 @@ class SchedulerSide:
         return (name.alias or name.module_path) if name else type(executor).__name__
 
     def executors(self) -> list[dict[str, Any]]:
-        """What was loaded: name, class path, parallelism."""
+        """Tell what was loaded: name, class path, parallelism, and what tells its code from core's."""
         return [
             {
                 "name": self.names[id(executor)],
                 "class": f"{type(executor).__module__}.{type(executor).__qualname__}",
                 "parallelism": executor.parallelism,
+                **origin.origin_of(executor),
             }
             for executor in self.runner.executors
         ]
@@ -248,7 +251,7 @@ class SchedulerSide:
                 "where": where,
                 "type": type(raised).__name__,
                 "message": without_tokens(str(raised))[:1000],
-                "traceback": trace()[-4000:],
+                "traceback": trace()[-MOST_OF_A_TRACE:],
             }
         return self._seen(error)
 

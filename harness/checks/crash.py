@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
+from executor_conformance.harness.deaths import CORE, ENVIRONMENT
 from executor_conformance.harness.history import Event
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.view import TASK_ENDED, TERMINAL, CallbackView, HistoryView, at_rest, line
@@ -155,11 +156,7 @@ def environment_survives(view: HistoryView) -> Found:
     """The scheduler is alive, the slot is free, the next callback and the next task succeeded."""
     deaths = [event for event in view.of("scheduler") if event["what"] in ("error", "gone", "hang")]
     if deaths:
-        cause = str(deaths[0].get("message") or "").strip() or str(deaths[0]["what"])
-        return Broken(
-            f"The scheduler did not survive: {cause.splitlines()[0]}",
-            (line(deaths[0], "what", "where", "type", "message"),),
-        )
+        return _death(deaths[0])
     for callback in view.subjects:
         if callback.keeps_slot:
             return Broken("The callback still takes a slot after everything has come to rest", callback.story())
@@ -188,6 +185,20 @@ def environment_survives(view: HistoryView) -> Found:
                     tuple(line(row, "old", "new") for row in rows[-4:]),
                 )
     return Kept()
+
+
+def _death(event: Event) -> Found:
+    """What follows from the end of a scheduler, by whose defect its cause is."""
+    cause = event.get("cause") or {}
+    message = str(cause.get("message") or event.get("message") or "").strip() or str(event["what"])
+    first = message.splitlines()[0]
+    told = f"{cause['type']} in {cause['raised_in']}: {first}" if cause else first
+    if cause.get("owner") == ENVIRONMENT:
+        return Unproven(f"the scheduler ended for a reason of the environment: {told}")
+    evidence = (line(event, "what", "where", "type", "message", "cause"),)
+    if cause.get("owner") == CORE:
+        return Broken(f"The scheduler ended by a defect of core's own: {told}", evidence, owner="core")
+    return Broken(f"The scheduler did not survive: {told}", evidence)
 
 
 def _beside(view: HistoryView, run: Event) -> Found | None:
