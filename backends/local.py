@@ -12,9 +12,6 @@ from executor_conformance.harness.supervisor import ManagedProcess
 IDLE = "<idle>"
 """What the title of a worker process says that waits for a workload; LocalExecutor's own word."""
 
-WAITING = (IDLE, "multiprocessing.resource_tracker", "multiprocessing.forkserver")
-"""What the titles of processes have that stay without a workload: idle workers, and helpers of Python's own."""
-
 
 class LocalBackend(Backend):
     """Environment of LocalExecutor and its subclasses."""
@@ -26,6 +23,11 @@ class LocalBackend(Backend):
     unreachable: ClassVar = {
         "redelivery": "A workload is taken out of the executor's own queue once; no transport could repeat it."
     }
+
+    @property
+    def crowd(self) -> int | None:  # type: ignore[override]
+        """100 where Airflow's own workers fork for each; nobody knows what a worker of the user's executor costs."""
+        return None if self.site.options.executor else 100
 
     @classmethod
     def missing(cls, options: Options) -> str | None:
@@ -52,7 +54,7 @@ class LocalBackend(Backend):
         return units + self._own_units(processes) if self.site.options.executor else units
 
     def _own_units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
-        """What an executor of the user's own started: all below the scheduler but what waits, and what was orphaned."""
+        """Return what an executor of the user's own started for its workloads, and what was orphaned of it."""
         scheduler = self.site.scheduler_pid
         supervisor = self.site.supervisor
         spawned = {process.pid for process in supervisor.processes}
@@ -63,13 +65,8 @@ class LocalBackend(Backend):
             orphan = process.ppid == supervisor.guardian_pid and pid not in spawned
             if process.ppid in below or orphan:
                 below.add(pid)
-        working = {processes[pid].ppid for pid in below - {scheduler}}
-        return [
-            pid
-            for pid in below - {scheduler}
-            if not processes[pid].title.startswith(LOCAL_WORKER)
-            and (pid in working or not any(mark in processes[pid].title for mark in WAITING))
-        ]
+        titled = {pid for pid in below if pid in processes and processes[pid].title.startswith(LOCAL_WORKER)}
+        return self.site.residents.working(below - titled - {scheduler}, processes)
 
     def renew_workers(self) -> bool:
         """Workers have the settings of the scheduler."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.residents import Residents
 
 if TYPE_CHECKING:
     from executor_conformance.harness.journal import Journal
@@ -138,6 +139,8 @@ class Site:
     journal: Journal | None = None
     recorders: dict[str, WireRecorder] = field(default_factory=dict)
     scheduler_pid: int = 0
+    residents: Residents = field(default_factory=Residents)
+    """Processes that the executor keeps beside its workloads."""
     events_of: Callable[[str], list[dict[str, Any]]] = lambda key: []
     """The executor's events for a workload key, as far as the present case has seen them."""
 
@@ -178,8 +181,8 @@ class Backend(ABC):
     gives_up_s: ClassVar[float] = 3.0
     """After how long a worker that cannot reach the API server no longer tries to report, all its retries together."""
     worker_concurrency: ClassVar[int] = 5
-    crowd: ClassVar[int] = 100
-    """How many callbacks are sent at once: 100, or fewer where each is a process with all of Airflow's imports."""
+    crowd: int | None = None
+    """How many callbacks are sent at once; None: as many as this machine bears where each imports all of Airflow."""
     has_queues: ClassVar[bool] = False
     """Whether the executor puts workloads into queues that Airflow's configuration names."""
     callable_timeout_s: ClassVar[int] = LIMITS.callback_execution_timeout

@@ -25,7 +25,8 @@ from executor_conformance.harness.effects import EffectsServer
 from executor_conformance.harness.errors import BoundReached, HarnessError, SchedulerDied
 from executor_conformance.harness.history import Clock, History
 from executor_conformance.harness.journal import Journal
-from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.limits import KILL_S, LIMITS
+from executor_conformance.harness.machine import crowd_of_this_machine
 from executor_conformance.harness.processes import ProcessInfo, ProcessWatcher, kill_frozen
 from executor_conformance.harness.rules import keyed_fingerprint
 from executor_conformance.harness.scheduler import FROM_OUTSIDE, SchedulerHandle, Zygote
@@ -184,6 +185,7 @@ class Environment:
         self.scheduler = SchedulerHandle(self.zygote, more)
         self._origins = [Origin.of(told) for told in self.scheduler.executors]
         self.site.scheduler_pid = self.scheduler.pid
+        self.site.residents.begin(self.processes().values())
         self.started_at_step = self.steps
         self.slots = {}
         self.sink("scheduler", what="started", pid=self.scheduler.pid)
@@ -269,8 +271,15 @@ class Environment:
 
     @property
     def settle_s(self) -> float:
-        """How long a callback may take to its end."""
-        return max(LIMITS.settle, self.variant.settle_s, self.backend.settle_s)
+        """How long a callback may take to its end: longer than any timer that this environment has configured."""
+        timers = {**self.backend.timers(), "callback_execution_timeout": self.backend.callable_timeout_s + KILL_S}
+        longest = max(timers.values()) + LIMITS.beyond_a_timer
+        return max(LIMITS.settle, self.variant.settle_s, self.backend.settle_s, longest)
+
+    @property
+    def crowd(self) -> int:
+        """How many callbacks are sent at once."""
+        return self.backend.crowd or crowd_of_this_machine()
 
     @property
     def patience_s(self) -> float:

@@ -14,6 +14,7 @@ class Limits:
     worker_start: float = 120.0
     template_migration: float = 180.0
     settle: float = 30.0  # a callback that neither ends nor comes to rest
+    beyond_a_timer: float = 10.0  # what follows a timer of the environment: an event, a poll, a scheduler step, the row
     start_of_callable: float = 30.0
     wire_event: float = 30.0
     # heartbeat() and event processing of one loop step: [scheduler] scheduler_health_check_threshold, after which
@@ -40,3 +41,5 @@ class Limits:
 
 
 LIMITS = Limits()
+KILL_S = 5.0
+"""Seconds between SIGTERM and SIGKILL of a callable that has run past ``[callbacks] callback_execution_timeout``."""

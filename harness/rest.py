@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from executor_conformance.harness.limits import LIMITS
-from executor_conformance.harness.pressure import Progress, overloaded
+from executor_conformance.harness.pressure import WINDOW_S, Progress, overloaded
 from executor_conformance.harness.processes import ProcessInfo
-from executor_conformance.harness.view import TERMINAL
+from executor_conformance.harness.view import TASK_ENDED, TERMINAL
 
 if TYPE_CHECKING:
     from executor_conformance.harness.waits import Callback, Run, Waits
+
+OUTLIVED_S = 1.5 * WINDOW_S
+"""For how long a process is idle after the end of all workloads before it is taken for a resident."""
 
 
 class RestWatch:
@@ -90,6 +93,8 @@ class RestWatch:
         )
         if mark != self._mark or self._progress.look(processes, units):
             self._moved = time.monotonic()
+        elif units and not (self.held or self._progress.working) and self._nothing_left(states, freed):
+            self._learn(units, processes)
         if mark != self._mark or self._alive or (busy and not (ended and freed)):
             self._mark, self._since, self._steps = mark, time.monotonic(), env.steps
             return False
@@ -100,6 +105,25 @@ class RestWatch:
             return steps >= 2  # nothing is left that could change it; the steps show that no event was waiting
         return steps >= LIMITS.quiet_steps and time.monotonic() - self._since >= env.patience_s
 
+    def _nothing_left(self, states: Sequence[str | None], freed: bool) -> bool:
+        """Return True if all that was waited for has ended, so long ago that a live process is none of its workers."""
+        ended = all(state in TERMINAL for state in states) and all(
+            self.case.task_state(run, task) in TASK_ENDED and not self.case.holds_task(run) for run, task in self.tasks
+        )
+        anything = bool(self.callbacks or self.tasks)
+        return anything and ended and freed and time.monotonic() - max(self._began, self._moved) > OUTLIVED_S
+
+    def _learn(self, units: Sequence[int], processes: dict[int, ProcessInfo]) -> None:
+        """Take for residents what is idle although every workload has ended; a callable's own process is none."""
+        env = self.case.env
+        callables = {event["pid"] for event in env.history.of("effect") if not event.get("space")}
+        outlived = [
+            processes[pid] for pid in units if pid not in callables and processes[pid] not in env.site.residents
+        ]
+        env.site.residents.add(outlived)
+        for process in outlived:
+            env.sink("note", what="resident", pid=process.pid, title=process.title)
+
     def _runnable(self, processes: dict[int, ProcessInfo]) -> bool:
         """Whether a worker process wants the CPU: on a loaded machine, it has not had its turn yet."""
         env = self.case.env
@@ -107,7 +131,10 @@ class RestWatch:
         if env.zygote:
             main.add(env.zygote.process.pid)
         return any(
-            process.state in ("R", "D") and pid not in main and process.ppid != env.api_server.pid
+            process.state in ("R", "D")
+            and pid not in main
+            and process.ppid != env.api_server.pid
+            and process not in env.site.residents
             for pid, process in processes.items()
         )
 

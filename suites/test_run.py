@@ -109,7 +109,7 @@ def _short(path: Path, case: Case) -> str:
 @decides("RUN-9", "RUN-1", "RUN-2")
 def test_many_at_once(case: Case) -> None:
     """100 callbacks are sent at once, or as many as the environment can bear."""
-    count = case.env.backend.crowd
+    count = case.env.crowd
     case.env.sink("note", what="crowd", count=count)
     for _ in range(count):
         case.submit("succeed")

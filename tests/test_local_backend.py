@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,9 +37,7 @@ OWN = [
     pytest.param([(11, GUARDIAN, WORKER)], [11], id="an orphan"),
     pytest.param([(11, GUARDIAN, WORKER), (12, 11, "sleep 9")], [11, 12], id="what an orphan started"),
     pytest.param([(20, API, "uvicorn worker")], [], id="a worker of the API server"),
-    pytest.param([(10, SCHEDULER, "my pool <idle>")], [], id="a pool that waits"),
-    pytest.param([(10, SCHEDULER, "my pool <idle>"), (11, 10, WORKER)], [10, 11], id="a pool that says so, and works"),
-    pytest.param([(10, SCHEDULER, "python -c from multiprocessing.resource_tracker import main")], [], id="a helper"),
+    pytest.param([(10, SCHEDULER, "python -c spawn_main")], [10], id="a process that came with a workload"),
     pytest.param([(10, SCHEDULER, f"{LOCAL_WORKER}: <idle>")], [], id="an idle LocalExecutor"),
     pytest.param(
         [(10, SCHEDULER, f"{LOCAL_WORKER}: run"), (11, 10, f"{LOCAL_WORKER}: run")], [10, 11], id="a busy one"
@@ -49,6 +48,37 @@ OWN = [
 @pytest.mark.parametrize(("more", "units"), OWN)
 def test_units_of_an_executor_of_ones_own(more: list[tuple[int, int, str]], units: list[int]) -> None:
     assert sorted(backend("my.Executor").units(processes(*more))) == units
+
+
+@pytest.mark.parametrize(
+    ("more", "units"),
+    [
+        pytest.param([], [], id="helpers, and a pool that waits"),
+        pytest.param([(20, 11, WORKER)], [11, 20], id="the pool works"),
+        pytest.param([(20, 10, "a helper's helper"), (21, 20, WORKER)], [10, 20, 21], id="a worker below a helper"),
+    ],
+)
+def test_what_was_there_before_the_first_workload_is_no_unit(
+    more: list[tuple[int, int, str]], units: list[int]
+) -> None:
+    there = [(10, SCHEDULER, "python -c from multiprocessing.managers"), (11, SCHEDULER, "my pool")]
+    own = backend("my.Executor")
+    own.site.residents.begin(processes(*there).values())
+    assert sorted(own.units(processes(*there, *more))) == units
+
+
+def test_what_outlives_the_workloads_is_no_unit_unless_it_runs_the_worker_command() -> None:
+    own, found = backend("my.Executor"), processes((10, SCHEDULER, "a proxy"), (11, SCHEDULER, WORKER))
+    assert sorted(own.units(found)) == [10, 11]
+    own.site.residents.add(found.values())
+    assert own.units(found) == [11]
+
+
+def test_a_later_process_with_the_pid_of_a_resident_is_a_unit() -> None:
+    own, found = backend("my.Executor"), processes((10, SCHEDULER, "a proxy"))
+    own.site.residents.begin(found.values())
+    later = {**found, 10: replace(found[10], started=99)}
+    assert (own.units(found), own.units(later)) == ([], [10])
 
 
 def test_the_scheduler_command_starts_processes_for_itself() -> None:

@@ -17,6 +17,7 @@ from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import ProcessInfo
+from executor_conformance.harness.residents import Residents
 from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.session import backends
 from executor_conformance.harness.waits import Callback
@@ -40,7 +41,7 @@ class World:
         env = SimpleNamespace(
             processes=lambda: {7: ProcessInfo(7, 1, "worker", "S", self.ticks, 1)},
             units=lambda processes: list(processes),
-            site=SimpleNamespace(recorders={}, scheduler_pid=2),
+            site=SimpleNamespace(recorders={}, scheduler_pid=2, residents=Residents()),
             backend=backend,
             api_server=SimpleNamespace(pid=3),
             zygote=None,
@@ -184,6 +185,32 @@ def test_a_wait_ends_with_what_it_waits_for(world: World, monkeypatch: pytest.Mo
     end = world.now + 20
     case.until(lambda: world.now >= end, "the end")
     assert world.now == end
+
+
+@pytest.mark.parametrize(
+    ("state", "effects", "ticks", "resident"),
+    [
+        pytest.param("success", [], 0, True, id="idle after the end"),
+        pytest.param("running", [], 0, False, id="its workload goes on"),
+        pytest.param("success", [], WORK_TICKS, False, id="it works"),
+        pytest.param("failed", [{"pid": 7}], 0, False, id="it is the callable itself"),
+    ],
+)
+def test_what_is_idle_after_the_end_of_all_workloads_is_a_resident(
+    world: World, state: str, effects: list[dict[str, Any]], ticks: int, resident: bool
+) -> None:
+    case = world.case()
+    case.state = lambda callback: state
+    case.holds_slot = lambda key: False
+    noted: list[dict[str, Any]] = []
+    case.env.sink = lambda kind, **fields: noted.append(fields)
+    case.env.history.of = lambda kind, **fields: effects if kind == "effect" else []
+    watch = RestWatch(case, [Callback("c1", "p1")])
+    for _ in range(8):
+        world.let_pass(2, ticks)
+        watch.at_rest()
+    assert (case.env.processes()[7] in case.env.site.residents) is resident
+    assert [note["title"] for note in noted if note.get("what") == "resident"] == ["worker"] * resident
 
 
 @pytest.mark.parametrize("kind", backends().values(), ids=backends())

@@ -33,6 +33,7 @@ class CeleryBackend(Backend):
     executor: ClassVar[str] = "airflow.providers.celery.executors.celery_executor.CeleryExecutor"
     variants: ClassVar = (Variant("celery"),)
     has_queues: ClassVar = True
+    crowd = 100  # a pool of workers forks for each
     faults: ClassVar[Mapping[str, Sequence[str]]] = {"redelivery": ("message-copied",)}
     unreachable: ClassVar = {"redelivery": "This broker shows nobody a message that a worker has taken."}
     callable_timeout_s: ClassVar[int] = 8  # below VISIBILITY_TIMEOUT_S: a message is acknowledged late
