@@ -180,6 +180,8 @@ class Backend(ABC):
     """As of a variant, where what is seen of the environment may be late."""
     gives_up_s: ClassVar[float] = 3.0
     """After how long a worker that cannot reach the API server no longer tries to report, all its retries together."""
+    calls_per_workload: ClassVar[Mapping[str, float]] = {}
+    """How often at most an executor needs an operation of the control plane for one workload; polls are not listed."""
     worker_concurrency: ClassVar[int] = 5
     crowd: int | None = None
     """How many callbacks are sent at once; None: as many as this machine bears where each imports all of Airflow."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 from executor_conformance.harness.codec import digest, encode
 from executor_conformance.harness.effects import Breakpoint
 from executor_conformance.harness.errors import ConformanceError, SchedulerDied
@@ -124,7 +125,10 @@ class Case(Waits):
 
     def control_task(self, dag_id: str, task_id: str) -> None:
         """Run a task to its end."""
-        run = self.run_dag(dag_id)
+        self.settle_task(self.run_dag(dag_id), dag_id, task_id)
+
+    def settle_task(self, run: Run, dag_id: str, task_id: str) -> None:
+        """Step until a task of ``run`` has ended, and its worker and its slot with it."""
         watch = RestWatch(self, [], tasks=[(run, task_id)])
         ended = TERMINAL | {"up_for_retry", "skipped"}
         # Its slot too: what cleans up after the case must not come between the executor and the end of the unit
@@ -210,6 +214,12 @@ class Case(Waits):
         self.env.stop_plain_scheduler()
         self.env.start_scheduler()
 
+    def end_scheduler(self, how: str, limit: float) -> None:
+        """End the scheduler by ``end`` or ``terminate`` of its executors, and start another."""
+        self.new_scheduler = True
+        self.env.end_scheduler(how, limit)
+        self.env.start_scheduler()
+
     def needs_victim(self, victim: str) -> None:
         """Go on only where a fault can kill ``victim``; see :attr:`Backend.victims`.
 
@@ -266,6 +276,26 @@ class Case(Waits):
         self.settle([callback])
         if task:
             self.control_task("conformance_task_succeeds", "succeeds")
+
+    def holdings(self, count: int) -> dict[str, Any]:
+        """Return what the scheduler's process holds after ``count`` workloads, and how often it called.
+
+        ``descriptors``, ``threads`` and ``children`` are numbers, ``memory`` is its own in bytes. ``calls`` and
+        ``bounds`` are by operation of the control plane; ``calls`` is None where nobody counts them.
+        """
+        assert self.env.scheduler is not None
+        process = psutil.Process(self.env.scheduler.pid)
+        calls = self.env.backend.calls()
+        return {
+            "count": count,
+            "pid": process.pid,
+            "descriptors": process.num_fds(),
+            "threads": process.num_threads(),
+            "children": len(process.children(recursive=True)),
+            "memory": process.memory_full_info().uss,
+            "calls": None if calls is None else dict(calls),
+            "bounds": dict(self.env.backend.calls_per_workload),
+        }
 
     def plain_scheduler(self) -> None:
         """Let the ``airflow scheduler`` command take the place of the stepped scheduler for this case."""

@@ -61,7 +61,10 @@ Check = Callable[[HistoryView], Found]
 CHECKS: dict[str, Check] = {}
 """The check of each clause that is decided from histories, by clause id."""
 
-_MODULES = ("declaration", "route", "run", "fail", "crash", "state", "token", "token_routes", "token_leaks", "task")
+_MODULES = (
+    *("declaration", "route", "run", "residue", "fail", "crash", "ending", "delivery", "state"),
+    *("token", "token_routes", "token_leaks", "task"),
+)
 
 
 def decides(clause: str) -> Callable[[Check], Check]:

@@ -27,6 +27,7 @@ from executor_conformance.harness.history import Clock, History
 from executor_conformance.harness.journal import Journal
 from executor_conformance.harness.limits import KILL_S, LIMITS
 from executor_conformance.harness.machine import crowd_of_this_machine
+from executor_conformance.harness.pressure import overloaded
 from executor_conformance.harness.processes import ProcessInfo, ProcessWatcher, kill_frozen
 from executor_conformance.harness.rules import keyed_fingerprint
 from executor_conformance.harness.scheduler import FROM_OUTSIDE, SchedulerHandle, Zygote
@@ -144,7 +145,9 @@ class Environment:
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.wire.worker_url}/execution/",
             "EXECUTOR_CONFORMANCE_EFFECTS_URL": self.effects.worker_url,
         }
-        self.site.env = {**base, **self.backend.config()}
+        own = self.backend.config()
+        self.own_settings = sorted(name for name in own if name.startswith("AIRFLOW__"))
+        self.site.env = {**base, **own}
         self.api_server.start(self.supervisor, self.site.env, self.folder)
         self.zygote = Zygote(self.supervisor, self.folder, self.site.env)
         self.backend.start()
@@ -317,7 +320,7 @@ class Environment:
             self.start_scheduler()
         self.observe()
 
-    def inspect(self, *ops: str) -> dict[str, Any]:
+    def inspect(self, *ops: str, **arguments: Any) -> dict[str, Any]:
         """Run inspections of the executor class in a process of their own; results by name."""
         assert self.zygote is not None
         channel: Channel
@@ -326,7 +329,7 @@ class Environment:
         found: dict[str, Any] = {}
         try:
             for op in ops:
-                answer = channel.call(op, LIMITS.command)
+                answer = channel.call(op, LIMITS.command, **arguments)
                 found[op] = answer if answer is not None else {"failed": "the inspecting process ended"}
         finally:
             channel.close()
@@ -409,16 +412,7 @@ class Environment:
             self.sink("scheduler", what="gone", pid=self.scheduler.pid)
             raise
         self.steps += 1
-        for workload in seen["workloads"]:
-            at = workload.pop("at") - self.clock.origin
-            self.sink("workload", t=at, **workload)
-        for event in seen["events"]:
-            at = event.pop("at") - self.clock.origin
-            self.sink("event", t=at, **event)
-        if seen["slots"] is not None:
-            self.slots = seen["slots"]
-            self.sink("slots", executors=seen["slots"])
-        self.observe()
+        self._record(seen)
         if error := seen["error"]:
             cause = self.cause_of(error["traceback"])
             told = {"cause": cause.to_event()} if cause else {}
@@ -428,6 +422,51 @@ class Environment:
                 error["traceback"],
             )
         return "drained" in seen
+
+    def _record(self, seen: dict[str, Any]) -> None:
+        """Write into the history what the scheduler side has seen of its executors."""
+        for workload in seen["workloads"]:
+            at = workload.pop("at") - self.clock.origin
+            self.sink("workload", t=at, **workload)
+        for event in seen["events"]:
+            at = event.pop("at") - self.clock.origin
+            self.sink("event", t=at, **event)
+        for call in seen["slow"]:
+            at = call.pop("at") - self.clock.origin
+            self.sink("slow call", t=at, **call, overloaded=overloaded())
+        if seen["slots"] is not None:
+            self.slots = seen["slots"]
+            self.sink("slots", executors=seen["slots"])
+        self.observe()
+
+    def end_scheduler(self, how: str, limit: float) -> None:
+        """End the scheduler as core ends it: ``end`` or ``terminate`` of its executors, then its process.
+
+        The history has how long the call took, the events that it left in the buffer, and what outlives the process.
+
+        :param limit: seconds within which the call has to come back.
+        :raises SchedulerDied: the process ended in the call.
+        """
+        assert self.scheduler is not None
+        pid, tree = self.scheduler.pid, self.watcher.tree_of(self.scheduler.pid)
+        titles = {each: process.title for each, process in self.processes().items() if each in tree}
+        self.sink("scheduler", what="ending", how=how, pid=pid, tree=tree)
+        try:
+            seen = self.scheduler.end(how, limit)
+        except BoundReached:
+            self.sink("scheduler", what="ended", how=how, pid=pid, limit_s=limit)
+            self.stop_scheduler()
+            return
+        self._record(seen)
+        self.sink("scheduler", what="ended", how=how, pid=pid, took_s=seen["took_s"], failed_with=seen["failed_with"])
+        self.scheduler.close()
+        deadline = time.monotonic() + LIMITS.stop_grace
+        while time.monotonic() < deadline and set(tree) & set(self.processes()):
+            time.sleep(0.02)
+        left = sorted(set(tree) & set(self.processes()))
+        self.sink("probe", name="left behind", how=how, processes={str(each): titles.get(each, "?") for each in left})
+        self.watcher.kill(left)
+        self.scheduler = None
 
     def cause_of(self, text: str) -> Cause | None:
         """Return the cause of a scheduler's death that a traceback or a log tells; None if it tells none."""

@@ -24,6 +24,9 @@ class Limits:
     crowd: float = 180.0  # many callbacks at once, of which none moves; three times as long for all of them
     plain_scheduler: float = 60.0  # from the start of `airflow scheduler` to the end of a callback
     fault_hit: float = 5.0  # until an executor that polls has made the request that a fault is for
+    # of heartbeat() while the remote side answers: within [scheduler] scheduler_heartbeat_sec (5 s by default) the loop
+    # has its other work to do as well
+    executor_call: float = 4.0
     second_delivery: float = 5.0  # nothing comes of a second delivery if for so long nothing of it is seen
     clearly_later: float = 0.2  # from a row's end to what a case lets happen after it; far above the clocks' difference
     command: float = 60.0  # a command of Airflow's that ends by itself

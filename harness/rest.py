@@ -16,6 +16,7 @@ from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.view import TASK_ENDED, TERMINAL
 
 if TYPE_CHECKING:
+    from executor_conformance.harness.effects import Breakpoint
     from executor_conformance.harness.waits import Callback, Run, Waits
 
 OUTLIVED_S = 1.5 * WINDOW_S
@@ -30,9 +31,10 @@ class RestWatch:
         case: Waits,
         callbacks: Sequence[Callback],
         tasks: Sequence[tuple[Run, str]] = (),
-        held: bool = False,
+        held: bool | Sequence[Breakpoint] = False,
     ) -> None:
-        # ``held``: a callable is stopped by the harness itself, so its being alive is no sign of progress
+        # ``held``: the harness itself stops callables, so their being alive is no sign of progress. True: no live unit
+        # is one; breakpoints: the callables that these have stopped are none, with the workers above them
         self.held = held
         self.case = case
         self.callbacks = list(callbacks)
@@ -78,7 +80,7 @@ class RestWatch:
             if self.case.task_state(run, task) in (None, "none", "scheduled")
         ]
         busy = self._runnable(processes)
-        self._alive = [] if self.held else [f"unit {pid}" for pid in units]
+        self._alive = [f"unit {pid}" for pid in self._at_work(units, processes)]
         self._alive += [f"in flight: {flight}" for flight in flights] + pending
         states = tuple(self.case.state(callback) for callback in self.callbacks)
         ended = all(state in TERMINAL for state in states) and not self.tasks
@@ -104,6 +106,15 @@ class RestWatch:
         if ended and freed:
             return steps >= 2  # nothing is left that could change it; the steps show that no event was waiting
         return steps >= LIMITS.quiet_steps and time.monotonic() - self._since >= env.patience_s
+
+    def _at_work(self, units: Sequence[int], processes: dict[int, ProcessInfo]) -> list[int]:
+        """Return the units that may still get somewhere by themselves."""
+        if isinstance(self.held, bool):
+            return [] if self.held else list(units)
+        stopped = {point.hit["pid"] for point in self.held if point.hit}
+        while above := {processes[pid].ppid for pid in stopped if pid in processes} & set(units) - stopped:
+            stopped |= above
+        return [pid for pid in units if pid not in stopped]
 
     def _nothing_left(self, states: Sequence[str | None], freed: bool) -> bool:
         """Return True if all that was waited for has ended, so long ago that a live process is none of its workers."""

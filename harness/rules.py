@@ -92,12 +92,26 @@ class Delay:
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer in the server's place; ``body`` is sent as JSON, ``None`` as an empty body."""
+    """Answer in the server's place, as the server itself or something before it (a proxy, a login page) might.
+
+    ``body``: a mapping is sent as JSON, a text as it is, ``None`` as an empty body. ``cut_at``: close the connection
+    after so many bytes of a longer body. ``drip_s``: take so many seconds to send the body, a piece at a time.
+    """
 
     status: int
-    body: dict[str, Any] | None = None
+    body: Mapping[str, Any] | str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    cut_at: int | None = None
+    drip_s: float = 0.0
     name: ClassVar[str] = "answer"
+
+
+@dataclass(frozen=True)
+class ReplaceToken:
+    """Let the server answer, and pass the answer on with ``token`` in the place of the token that it brings."""
+
+    token: str = field(repr=False)
+    name: ClassVar[str] = "replace-token"
 
 
 @dataclass(frozen=True)
@@ -114,7 +128,7 @@ class DropResponse:
     name: ClassVar[str] = "drop-response"
 
 
-Action = Hold | HoldResponse | Delay | Answer | DropRequest | DropResponse
+Action = Hold | HoldResponse | Delay | Answer | ReplaceToken | DropRequest | DropResponse
 
 
 @dataclass(eq=False)

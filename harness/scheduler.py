@@ -159,6 +159,14 @@ class SchedulerHandle:
         """
         return self._call("step", LIMITS.scheduler_step, **arguments)
 
+    def end(self, how: str, limit: float) -> dict[str, Any]:
+        """Call ``end`` or ``terminate`` of the executors; an answer as of :meth:`step`, ``took_s``, ``failed_with``.
+
+        :raises SchedulerDied: the process ended.
+        :raises BoundReached: the call did not come back within ``limit`` seconds.
+        """
+        return self._call("end", limit, how=how)
+
     def tokens(self) -> dict[str, str]:
         """The queued tokens that core has handed out lately, by workload key; never to be stored."""
         found: dict[str, str] = self._call("tokens", LIMITS.command)["tokens"]

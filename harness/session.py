@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -24,7 +25,7 @@ from executor_conformance.harness.history import Clock, History
 from executor_conformance.harness.report.model import CaseResult, SubjectInfo, case_verdict, clause_results
 from executor_conformance.harness.report.outcome import control_failures, excused
 from executor_conformance.harness.settings import PARALLELISM
-from executor_conformance.harness.view import WAITING
+from executor_conformance.harness.view import TERMINAL, WAITING
 
 GROUP = "executor_conformance.backends"
 LEVELS = ("core", "extended", "provisional")
@@ -259,6 +260,7 @@ class Recorder:
             run.case.disturbed = True
         env = run.case.env
         self._earlier.setdefault(id(env), []).extend(callback.id for callback in run.case.callbacks)
+        _note_deliveries(run, env)
         run.history.append(
             "end",
             trouble=run.trouble,
@@ -279,7 +281,9 @@ class Recorder:
         return result
 
     def _restore(self, run: CaseRun, env: Environment) -> None:
-        left = [callback for callback in run.case.callbacks if run.case.state(callback) not in ("success", "failed")]
+        rows = {callback: run.case.state(callback) for callback in run.case.callbacks}
+        gone = {each for each in rows if rows[each] is None and env.history.of("row", callback=each.id)}
+        left = [callback for callback, state in rows.items() if state not in TERMINAL and callback not in gone]
         held = any(run.case.holds_slot(callback.id) for callback in run.case.callbacks)
         new_scheduler = run.case.new_scheduler or run.scheduler_died
         if not run.case.whole_afterwards:
@@ -341,6 +345,20 @@ class CaseRun:
     scheduler_died: bool = False
     environment_lost: str = ""
     """Why the environment could not be used again afterwards, which costs time and no verdict."""
+
+
+def _note_deliveries(run: CaseRun, env: Environment) -> None:
+    """Write down each acceptance of the case's callbacks by the control plane, from its own record."""
+    if env.lost() or run.refusal:
+        return
+    with contextlib.suppress(ConformanceError):  # a control plane that cannot be asked has told nothing
+        for callback in run.case.callbacks:
+            for delivery in env.backend.deliveries(callback.id) or ():
+                ended = None if delivery.ended is None else round(delivery.ended - env.clock.origin, 4)
+                accepted = round(delivery.accepted - env.clock.origin, 4)
+                run.history.append(
+                    "delivery", t=accepted, callback=callback.id, id=delivery.id, accepted=accepted, ended=ended
+                )
 
 
 def _clock_was_set(env: Environment, run: CaseRun) -> str:

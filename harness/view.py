@@ -19,6 +19,9 @@ NOTICED_S = 5.0
 QUEUED_SCOPE = {"claimless": "workload", "claim": "callback", "claim-idempotent": "workload"}
 """Scope of the token that a callback is queued with, by edition."""
 
+GRANTED_TWICE = "the server let in the claims of two workers, see TOKEN-4"
+"""Why nobody can say whether an executor ran a callable twice."""
+
 
 def line(event: Event, *names: str) -> str:
     """One line of evidence from an event: its time, its kind and the fields named."""
@@ -62,8 +65,13 @@ class CallbackView:
 
     @property
     def final(self) -> str | None:
-        """The row's last state."""
+        """The row's last state; None also of one that was deleted."""
         return self.rows[-1]["new"] if self.rows else None
+
+    @property
+    def deleted(self) -> Event | None:
+        """The deletion of the row."""
+        return self.rows[-1] if self.rows and self.rows[-1]["new"] is None else None
 
     @cached_property
     def terminal(self) -> Event | None:
@@ -114,6 +122,21 @@ class CallbackView:
         return max(counts.values(), default=0)
 
     @cached_property
+    def granted_twice(self) -> bool:
+        """True if the server let in the claims of two workers, although a claim is good for one: core's defect.
+
+        Each of them then runs the callable as it should (TOKEN-4; a claim is not exclusive on SQLite).
+        """
+        if self.history.edition in ("claimless", "claim-idempotent"):
+            return False
+        return len({event["seq"] for event in self._claims_let_in}) > 1
+
+    @property
+    def ran_again(self) -> bool:
+        """True if the callable's code ran more than once, and nobody but the executor can have caused it."""
+        return self.executions > 1 and not self.granted_twice
+
+    @cached_property
     def proofs(self) -> list[Event]:
         """Where a wait for the callback ended: its ``rest`` and ``bound`` events."""
         waits = [event for event in self.history.events if event["kind"] in ("rest", "bound")]
@@ -122,7 +145,11 @@ class CallbackView:
     @property
     def settled(self) -> bool:
         """Whether what is missing will not come: the row has ended, or it was waited for in its last state."""
-        return self.final in TERMINAL or any(proof["states"][self.id] == self.final for proof in self.proofs)
+        return (
+            self.final in TERMINAL
+            or self.deleted is not None
+            or any(proof["states"][self.id] == self.final for proof in self.proofs)
+        )
 
     @property
     def keeps_slot(self) -> bool | None:
@@ -301,6 +328,10 @@ class HistoryView:
         """Pids of all scheduler processes of the case."""
         pids = {event["pid"] for event in self.of("scheduler") if event.get("pid")}
         return pids | ({self.header["scheduler_pid"]} if self.header.get("scheduler_pid") else set())
+
+    def faults_of(self, name: str) -> list[Event]:
+        """Return the faults of one name, oldest first."""
+        return self.of("fault", name=name)
 
     def faults(self) -> Iterator[Event]:
         """The faults, oldest first."""

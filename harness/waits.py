@@ -6,8 +6,10 @@ work, no request in flight, no message or timer that the backend declares, and t
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -167,6 +169,36 @@ class Waits:
             self.pause()
         for _ in range(2):
             self.pump()
+
+    @contextlib.contextmanager
+    def released_after(self, seconds: float, holds: Iterable[Breakpoint]) -> Iterator[threading.Event]:
+        """Let held callables go after ``seconds``, also while a step of the scheduler does not come back.
+
+        Gives an event that is set once they have been let go.
+        """
+        released = threading.Event()
+
+        def release() -> None:
+            for hold in holds:
+                hold.release()
+            released.set()
+
+        timer = threading.Timer(seconds, release)
+        timer.start()
+        try:
+            yield released
+        finally:
+            timer.cancel()
+            release()
+
+    def until_all_or_quiet(self, holds: Sequence[Breakpoint], enough: int) -> None:
+        """Step until ``enough`` of the callables are held, or until it is clear that no more of them will start."""
+        watch = RestWatch(self, self.callbacks, held=holds)
+        while sum(hold.reached for hold in holds) < enough:
+            self.pump()
+            if watch.at_rest() or watch.expired(self.env.settle_s):
+                return
+            self.pause()
 
     def linger(self, seconds: float = LIMITS.quiet_window) -> None:
         """Go on for a quiet window, or so many seconds: time for what must not happen."""

@@ -29,6 +29,7 @@ from executor_conformance.harness.rules import (
     DropResponse,
     Hold,
     HoldResponse,
+    ReplaceToken,
     WireRequest,
     WireRule,
     claims_of,
@@ -43,6 +44,10 @@ _OF_PROXIES = frozenset({"proxy-authenticate", "proxy-authorization", "proxy-con
 # aiohttp would add these where the other side left them out
 _NEVER_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 _DETAIL_LENGTH = 300
+REFRESHED = "Refreshed-API-Token"
+"""Header by which the server gives a worker a new token."""
+DRIPS = 20
+"""Pieces in which a slow answer is sent."""
 _HEADER_BYTES = 65536
 _CONNECT_SECONDS = 10.0
 # below uvicorn's 5 s, so that no request goes out on a connection that the server is closing
@@ -272,7 +277,7 @@ class WireRecorder(ListeningThread):
                 self._peers[transport] = pid
         return pid
 
-    async def _serve(self, incoming: web.BaseRequest, flight: _Flight) -> web.Response:
+    async def _serve(self, incoming: web.BaseRequest, flight: _Flight) -> web.StreamResponse:
         request = flight.request
         if incoming.headers.get("Expect", "").lower() == "100-continue":
             await incoming.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -287,14 +292,17 @@ class WireRecorder(ListeningThread):
             if isinstance(action, Hold | Delay):
                 await self._hold(rule, request, getattr(action, "seconds", None))
             elif isinstance(action, Answer):
-                return self._answer(rule, action, flight)
+                return await self._answer(incoming, rule, action, flight)
             elif isinstance(action, DropRequest):
                 rule.note_applied(request)
                 raise _Dropped
         # A server goes on with a request whose client has gone; so does this.
-        flight.forward = asyncio.create_task(self._forward(incoming, body, flight))
+        replaced = action.token if rule and isinstance(action, ReplaceToken) else None
+        flight.forward = asyncio.create_task(self._forward(incoming, body, flight, replaced))
         flight.forward.add_done_callback(lambda task: task.cancelled() or task.exception())
         response = await asyncio.shield(flight.forward)
+        if rule and replaced:
+            rule.note_applied(request)
         if rule and isinstance(action, HoldResponse | DropResponse):
             request.held = isinstance(action, HoldResponse)
             self._note(request, "fault", action=action.name)
@@ -329,17 +337,45 @@ class WireRecorder(ListeningThread):
                 self._note(request, "fault", action="rule-error", rule=str(rule), error=text)
         return None
 
-    def _answer(self, rule: WireRule, action: Answer, flight: _Flight) -> web.Response:
+    async def _answer(
+        self, incoming: web.BaseRequest, rule: WireRule, action: Answer, flight: _Flight
+    ) -> web.StreamResponse:
         headers = CIMultiDict(action.headers)
         body = b""
-        if action.body is not None:
+        if isinstance(action.body, str):
+            body = action.body.encode()
+        elif action.body is not None:
             body = json.dumps(action.body).encode()
             headers.setdefault("Content-Type", "application/json")
         self._note_response(flight, action.status, headers, body, "rule")
         rule.note_applied(flight.request)
-        return _Relayed(status=action.status, headers=headers, body=body)
+        if action.cut_at is None and not action.drip_s:
+            return _Relayed(status=action.status, headers=headers, body=body)
+        return await self._send_slowly(incoming, action, headers, body)
 
-    async def _forward(self, incoming: web.BaseRequest, body: bytes, flight: _Flight) -> web.Response:
+    async def _send_slowly(
+        self, incoming: web.BaseRequest, action: Answer, headers: CIMultiDict[str], body: bytes
+    ) -> web.StreamResponse:
+        """Send a body in pieces, or only its beginning.
+
+        :raises _Dropped: the connection is to be closed before the body is whole.
+        """
+        response = web.StreamResponse(status=action.status, headers=headers)
+        response.content_length = len(body)
+        await response.prepare(incoming)
+        sent = body[: action.cut_at]
+        size = max(1, len(sent) // DRIPS)
+        for start in range(0, len(sent), size):
+            await response.write(sent[start : start + size])
+            await asyncio.sleep(action.drip_s / DRIPS)
+        if action.cut_at is not None:
+            raise _Dropped
+        await response.write_eof()
+        return response
+
+    async def _forward(
+        self, incoming: web.BaseRequest, body: bytes, flight: _Flight, token: str | None = None
+    ) -> web.Response:
         assert self._session is not None
         # aiohttp warns of large bodies that are bare bytes
         data: Any = io.BytesIO(body) if len(body) >= 1 << 20 else body or None
@@ -361,13 +397,15 @@ class WireRecorder(ListeningThread):
             self._note(flight.request, "fault", action="upstream-unreachable", error=text)
             raise _Dropped from None
         headers = _forwardable(answer.headers.items())
+        if token and REFRESHED in headers:
+            headers[REFRESHED] = token
         self._note_response(flight, answer.status, headers, content, "server")
         return _Relayed(status=answer.status, reason=answer.reason, headers=headers, body=content)
 
     # --- events ---
 
     def _note_response(self, flight: _Flight, status: int, headers: CIMultiDict[str], body: bytes, by: str) -> None:
-        token = headers.get("Refreshed-API-Token")
+        token = headers.get(REFRESHED)
         fields: dict[str, Any] = {
             "status": status,
             "by": by,

@@ -9,6 +9,7 @@ from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.points import LIVENESS, join, lose_report, part, until_returned
 from executor_conformance.harness.rules import Answer, DropResponse, Hold, HoldResponse, WireRule
 from executor_conformance.harness.waits import Callback
+from executor_conformance.suites.answers import CORE, UNEXPECTED
 from executor_conformance.suites.marks import decides, extended
 
 DEATH = (*LIVENESS, "CRASH-7")
@@ -71,13 +72,33 @@ def test_claim_by_a_lost_name(case: Case) -> None:
     case.follow_up()
 
 
+CLAIM_ERRORS = {str(status): Answer(status, {"detail": "injected"}) for status in (500, 403)} | dict(UNEXPECTED)
+ODD_WAYS = [way if way in CORE else pytest.param(way, marks=extended) for way in UNEXPECTED]
+
+
 @decides(*LIVENESS)
-@pytest.mark.parametrize("status", [500, pytest.param(403, marks=extended)])
-def test_claim_error(case: Case, status: int) -> None:
-    """claim-error: the claim answers 500, or 403."""
+@pytest.mark.parametrize("way", ["500", pytest.param("403", marks=extended), *ODD_WAYS])
+def test_claim_error(case: Case, way: str) -> None:
+    """claim-error: the claim is answered with an error, or with what nobody expects of an API server."""
+    case.needs_claim()
     callback = case.submit("succeed", expect="terminal")
-    claim_rule(case, callback, Answer(status, {"detail": "injected"}, {}))
-    case.fault("claim-error", status=status)
+    claim_rule(case, callback, CLAIM_ERRORS[way])
+    case.fault("claim-error", way=way, status=CLAIM_ERRORS[way].status)
+    case.settle()
+    case.env.wire.clear_rules()
+    case.follow_up()
+
+
+@decides(*LIVENESS)
+@pytest.mark.parametrize("way", ODD_WAYS)
+def test_later_request_error(case: Case, way: str) -> None:
+    """request-error: what the callable asks the API server for is answered with what nobody expects of it."""
+    callback = case.submit("hold_then_read_secrets", expect="terminal")
+    entered = case.stop_at(callback, "enter")
+    case.reach(entered, "the start of the callable")
+    case.rule(WireRule(UNEXPECTED[way], path=r"/execution/(connections|variables)/"))
+    case.fault("request-error", way=way)
+    entered.release()
     case.settle()
     case.env.wire.clear_rules()
     case.follow_up()

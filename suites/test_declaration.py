@@ -39,3 +39,9 @@ def test_methods(case: Case) -> None:
 def test_unknown_workload(case: Case) -> None:
     """A workload of a type that it does not know is refused."""
     inspect(case, "unknown_workload")
+
+
+@decides("DECL-8", callbacks=False)
+def test_construction(case: Case) -> None:
+    """Loading the module and constructing the executor start nothing, also where nothing of its own is configured."""
+    inspect(case, "construction", own_settings=case.env.own_settings)

@@ -6,6 +6,7 @@ import pytest
 from executor_conformance.harness.backend import OTHER_QUEUE
 from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.effects import Breakpoint
+from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.settings import PARALLELISM
 from executor_conformance.harness.waits import Callback
 from executor_conformance.suites.marks import decides
@@ -92,14 +93,33 @@ def test_queue(case: Case, queue: str) -> None:
     case.settle()
 
 
-@decides("ROUTE-4", "ROUTE-3")
+@decides("ROUTE-4", "ROUTE-9", "ROUTE-3")
 def test_parallelism(case: Case) -> None:
-    """Twice as many callbacks as slots: never more at work than `parallelism`."""
+    """Twice as many callbacks as slots: as many at work as `parallelism` allows, and never more."""
     case.env.sink("note", what="burst", count=2 * PARALLELISM)
     callbacks = [case.submit("hold", role="filler") for _ in range(2 * PARALLELISM)]
     holds = [case.stop_at(callback, "enter") for callback in callbacks]
-    case.until(lambda: sum(hold.reached for hold in holds) >= PARALLELISM, "a full executor")
+    case.until_all_or_quiet(holds, PARALLELISM)
     case.linger()
+    case.env.sink("note", what="filled")
     for hold in holds:
         hold.release()
+    case.settle()
+
+
+LARGE = {"blob": "x" * 65536}
+"""Kwargs that fill a pipe of the kernel by themselves."""
+
+
+@decides("ROUTE-7")
+def test_large_workloads_while_busy(case: Case) -> None:
+    """While a callable is held in each slot, large workloads wait: the scheduler's loop is not held up by them."""
+    fillers = [case.submit("hold", role="filler") for _ in range(PARALLELISM)]
+    holds = [case.stop_at(filler, "enter") for filler in fillers]
+    case.until_all_or_quiet(holds, PARALLELISM)
+    for _ in range(PARALLELISM):
+        case.submit("succeed", LARGE, expect="terminal")
+    # A call that waits for a worker comes back when the callables do, after clearly more than its bound
+    with case.released_after(LIMITS.executor_call + 2 * LIMITS.quiet_window, holds) as released:
+        case.until(released.is_set, "the callables to be let go")
     case.settle()

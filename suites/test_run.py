@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from executor_conformance.harness.case import Case, NotApplicable
+from executor_conformance.harness.effects import Breakpoint
 from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.journal import canonical
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.rules import Hold, WireRule
 from executor_conformance.suites.dag_attribute import QUERY, CallbackRow, made_for_an_executor
 from executor_conformance.suites.marks import decides
 
@@ -37,7 +39,7 @@ def test_success(case: Case) -> None:
     case.settle()
 
 
-@decides("RUN-3")
+@decides("RUN-3", "RUN-1")
 @pytest.mark.parametrize("kwargs", ["nested", "unicode", "empty", "64-KiB", "typed"])
 def test_kwargs(case: Case, kwargs: str) -> None:
     """kwargs arrive as they were sent."""
@@ -154,3 +156,43 @@ def test_callback_of_the_dag(case: Case) -> None:
         raise NotApplicable(found)
     case.adopt(found.id, "dag-attribute", "dag_attribute")
     case.settle()
+
+
+LONG_S = 12.0
+"""Longer than timers that are common in an executor or its transport: 5 s and 10 s."""
+
+
+@decides("RUN-1", "RUN-6")
+def test_slow_start_and_long_run(case: Case) -> None:
+    """A worker whose start takes 12 s, and beside it a callable that runs for 12 s: both succeed."""
+    long = case.submit("hold")
+    running = case.stop_at(long, "enter")
+    if case.env.edition == "claimless":
+        slow = case.submit("executor_conformance.suites.slow_import.function")
+        start: Breakpoint | WireRule = case.env.effects.stop_at(None, "import")
+    else:
+        slow = case.submit("hold")
+        start = case.rule(WireRule(Hold(), path=f"/callbacks/{slow.id}/run", times=1))
+    case.reach(start, "the start of the slow worker")
+    case.reach(running, "the start of the callable")
+    case.until_running_or_quiet(long)
+    case.linger(LONG_S)
+    for callback in (long, slow):
+        case.env.sink("note", what="in flight", callback=callback.id)
+    start.release()
+    running.release()
+    case.settle()
+
+
+ROUND = 8
+"""Workloads between two looks at what the scheduler's process holds."""
+
+
+@decides("RUN-11", "ROUTE-11")
+def test_leaves_no_residue(case: Case) -> None:
+    """After 8, 16 and 24 callbacks the scheduler's process holds as much, and each has cost the same calls."""
+    for number in range(1, 4):
+        for _ in range(ROUND):
+            case.submit("succeed")
+        case.settle(limit=LIMITS.crowd)
+        case.env.sink("probe", name="holdings", data=case.holdings(number * ROUND))

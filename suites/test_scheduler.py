@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.settings import PARALLELISM
 from executor_conformance.suites.marks import decides
 
 
@@ -27,3 +29,21 @@ def test_callback_that_nobody_can_run(case: Case) -> None:
     case.env.stop_plain_scheduler()
     case.plain_scheduler()
     case.scheduler_survives(lambda: case.state(callback) == "failed", "the next one", LIMITS.plain_scheduler)
+
+
+RELEASED_AFTER_S = 1.5
+"""How long callables are held after the scheduler has begun to end: an executor that waits for them is seen to wait."""
+
+
+@decides("CRASH-11")
+@pytest.mark.parametrize("how", ["end", "terminate"])
+def test_ends_with_work_in_flight(case: Case, how: str) -> None:
+    """The scheduler ends politely while a callable runs in each slot; the callables return a moment later."""
+    callbacks = [case.submit("hold", expect="terminal") for _ in range(PARALLELISM)]
+    holds = [case.stop_at(callback, "enter") for callback in callbacks]
+    case.until(lambda: all(hold.reached for hold in holds), "full slots")
+    for callback in callbacks:
+        case.until_running_or_quiet(callback)
+    with case.released_after(RELEASED_AFTER_S, holds):
+        case.end_scheduler(how, case.env.settle_s)
+    case.settle()

@@ -3,7 +3,9 @@
 import pytest
 from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.errors import BoundReached
-from executor_conformance.suites.marks import decides
+from executor_conformance.harness.rules import WireRule
+from executor_conformance.suites.answers import CORE, UNEXPECTED
+from executor_conformance.suites.marks import decides, extended
 from executor_conformance.suites.test_crash import pids_of
 
 
@@ -38,3 +40,15 @@ def test_state_of_a_killed_task(case: Case, victim: str) -> None:
     except BoundReached as none:
         case.env.sink("note", what="no further try", message=str(none))
     case.scheduling = False
+
+
+@decides("TASK-3", callbacks=False)
+@pytest.mark.parametrize("way", [way if way in CORE else pytest.param(way, marks=extended) for way in UNEXPECTED])
+def test_start_error(case: Case, way: str) -> None:
+    """start-error: a task's start is answered with what nobody expects of an API server; the next task succeeds."""
+    run = case.run_dag("conformance_task_succeeds", role="start refused")
+    case.rule(WireRule(UNEXPECTED[way], path=f"/task-instances/{run.task_instances['succeeds']}/run"))
+    case.fault("start-error", way=way)
+    case.settle_task(run, "conformance_task_succeeds", "succeeds")
+    case.env.wire.clear_rules()
+    case.control_task("conformance_task_succeeds", "succeeds")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from executor_conformance.harness import processes
-from executor_conformance.harness.airflow_side import events, openapi, refusal, rows, seeding
+from executor_conformance.harness.airflow_side import construction, events, openapi, refusal, rows, seeding
 from executor_conformance.harness.airflow_side.failures import failure, raised, trace
 from executor_conformance.harness.airflow_side.origin import declares_callbacks
 from executor_conformance.harness.channel import Channel
@@ -210,6 +210,8 @@ def _answer(path: str, message: dict[str, Any]) -> dict[str, Any]:
         return _OF_THE_ENVIRONMENT[op](**{name: value for name, value in message.items() if name != "op"})
     if op == "load":
         return load(path)
+    if op == "construction":
+        return construction.construction(path, message["own_settings"])
     module, _, name = path.rpartition(".")
     cls = getattr(importlib.import_module(module), name)
     if op == "commands":

@@ -17,7 +17,8 @@ from types import FrameType
 from typing import Any, Self
 
 from executor_conformance.harness.airflow_side import origin, seeding
-from executor_conformance.harness.airflow_side.failures import failure, trace
+from executor_conformance.harness.airflow_side.failures import failure, raised, trace
+from executor_conformance.harness.airflow_side.pace import Pace
 from executor_conformance.harness.channel import Channel
 from executor_conformance.harness.rules import without_tokens
 
@@ -96,6 +97,7 @@ class SchedulerSide:
         self.workloads: list[dict[str, Any]] = []
         self.slots: dict[str, Any] = {}
         self.tokens: dict[str, str] = {}
+        self.pace = Pace()
         for executor in executors:
             executor.job_id = self.runner.job.id
             executor.callback_sink = DatabaseCallbackSink()  # as SchedulerJobRunner._execute does
@@ -228,7 +230,7 @@ class SchedulerSide:
                 self._set_parallelism(parallelism[1])
             for executor in self.runner.executors:
                 where = f"{type(executor).__name__}.heartbeat"
-                executor.heartbeat()
+                self.pace.measure(self.names[id(executor)], "heartbeat", executor.heartbeat)
             if parallelism:
                 self._set_parallelism(parallelism[0])
             where = "_process_executor_events"
@@ -261,6 +263,7 @@ class SchedulerSide:
             "events": self.notes.copy(),
             "workloads": self.workloads.copy(),
             "slots": slots if slots != self.slots else None,
+            "slow": self.pace.take(),
             "error": error,
         }
         self.notes.clear()
@@ -268,11 +271,24 @@ class SchedulerSide:
         self.slots = slots
         return answer
 
+    def end(self, how: str) -> dict[str, Any]:
+        """Call ``end()`` or ``terminate()`` of each executor, as core does at its end; it reads no event afterwards."""
+        self._record_events()
+        began, failed = time.monotonic(), None
+        for executor in self.runner.executors:
+            try:
+                getattr(executor, how)()
+            except Exception as error:
+                failed = {**raised(error), "traceback": trace()[-MOST_OF_A_TRACE:]}
+        return {**self._seen(None), "took_s": round(time.monotonic() - began, 3), "failed_with": failed}
+
     def handle(self, message: dict[str, Any]) -> dict[str, Any]:
         """Carry out one request of the harness."""
         op = message.pop("op")
         if op == "step":
             return self.step(**message)
+        if op == "end":
+            return self.end(**message)
         if op == "tokens":
             return {"tokens": self.tokens}
         if op == "executors":

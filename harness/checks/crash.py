@@ -8,7 +8,15 @@ from executor_conformance.harness.checker import Broken, Found, Kept, Undecided,
 from executor_conformance.harness.deaths import CORE, ENVIRONMENT
 from executor_conformance.harness.history import Event
 from executor_conformance.harness.limits import LIMITS
-from executor_conformance.harness.view import TASK_ENDED, TERMINAL, CallbackView, HistoryView, at_rest, line
+from executor_conformance.harness.view import (
+    GRANTED_TWICE,
+    TASK_ENDED,
+    TERMINAL,
+    CallbackView,
+    HistoryView,
+    at_rest,
+    line,
+)
 
 WORKERS = ("child", "supervisor", "unit", "node")
 """Victims of a fault that are, or are a part of, a worker."""
@@ -31,10 +39,16 @@ SLACK = 0.02
 @decides("CRASH-1")
 def reaches_a_terminal_state(view: HistoryView) -> Found:
     """Each row is terminal; a row that is not is proven to be at rest, or the bound was reached."""
-    if not view.subjects:
+    if not view.callbacks:
         return Undecided("no callback in this case")
+    if view.of("note", what="scheduler ended") or view.of("scheduler", what="survived"):
+        return Undecided("no executor of this case runs callbacks")
+    if ended := view.of("scheduler", what="ended"):
+        return _after_a_polite_end(view, ended[-1])
     unproven, hung_until = "", _hung_until(view)
-    for callback in view.subjects:
+    for callback in view.callbacks:
+        if callback.deleted:
+            continue
         bound = [proof for proof in callback.proofs if proof["kind"] == "bound" and proof["t"] > hung_until]
         late = [proof for proof in bound if proof["states"][callback.id] not in TERMINAL]
         if callback.final in TERMINAL:
@@ -57,6 +71,20 @@ def reaches_a_terminal_state(view: HistoryView) -> Found:
     return Unproven(unproven) if unproven else Kept()
 
 
+def _after_a_polite_end(view: HistoryView, ended: Event) -> Found:
+    """Core reads no event after end(): what the executor has reported by then must have been written all the same."""
+    for callback in view.callbacks:
+        told = [event for event in callback.events if event["state"] in TERMINAL and event["t"] <= ended["t"]]
+        if told and callback.final not in TERMINAL:
+            return Broken(
+                f"The executor reported {told[-1]['state'].upper()} before its end() returned, and core ended without "
+                "reading it",
+                callback.story(),
+                owner=CORE,
+            )
+    return Undecided("the scheduler was ended while the callables ran")
+
+
 def _hung_until(view: HistoryView) -> float:
     """When a control plane that gave no answer gave some again; until then, nobody can bring a row to its end."""
     hangs = any(fault["name"] == "hang" for fault in view.faults())
@@ -76,7 +104,7 @@ def no_code_before_the_claim(view: HistoryView) -> Found:
         for event in callback.effects:
             ran += 1
             if callback.claimed is None:
-                return Broken("Code of the callable ran although no claim succeeded", callback.story())
+                return _ran_unclaimed(callback)
             if event["t"] < callback.claimed["t"]:
                 return Broken(
                     "Code of the callable ran before the claim succeeded",
@@ -96,6 +124,23 @@ def no_code_before_the_claim(view: HistoryView) -> Found:
     if any(callback.claims for callback in view.callbacks) or (view.subjects and any(view.faults())):
         return Kept("no code ran")
     return Undecided("neither a claim nor code of a callable was seen")
+
+
+def _ran_unclaimed(callback: CallbackView) -> Found:
+    """Code ran without a claim; where something else than the server answered 2xx, core's own client was content."""
+    taken = [
+        answer
+        for answer in callback.responses(callback.claims)
+        if answer.get("by") == "rule" and 200 <= answer["status"] < 300
+    ]
+    if taken:
+        return Broken(
+            f"Code of the callable ran although its claim was not granted: the worker takes {taken[0]['status']} for a "
+            "success, whoever answers it",
+            (line(taken[0], "route", "status", "by"), *callback.story(4)),
+            owner=CORE,
+        )
+    return Broken("Code of the callable ran although no claim succeeded", callback.story())
 
 
 def _parents(view: HistoryView) -> dict[int, int]:
@@ -131,8 +176,10 @@ def _ancestry(pid: int, parents: dict[int, int]) -> list[int]:
 def at_most_one_execution(view: HistoryView) -> Found:
     """No callable's code ran twice."""
     for callback in view.callbacks:
-        if callback.executions > 1:
+        if callback.ran_again:
             return Broken(f"The callable's code ran {callback.executions} times", callback.story())
+    if any(callback.executions > 1 for callback in view.callbacks):
+        return Undecided(GRANTED_TWICE)
     return Kept() if view.callbacks else Undecided("no callback in this case")
 
 
@@ -264,25 +311,32 @@ def output_tells_of_the_death(view: HistoryView) -> Found:
 
 @decides("CRASH-8")
 def no_effect_after_the_end(view: HistoryView) -> Found:
-    """No report of the callable is later than the terminal row."""
+    """No report of the callable is later than the terminal row, or than the deletion of the row."""
     decided = False
     for callback in view.subjects:
-        if callback.terminal is None:
+        if (end := callback.terminal or callback.deleted) is None:
             continue
         decided = True
         late = [
-            event
-            for event in callback.effects
-            if event["t"] > callback.terminal["t"] + SLACK and event["what"] not in ("return",)
+            event for event in callback.effects if event["t"] > end["t"] + SLACK and event["what"] not in ("return",)
         ]
         if late:
-            who = "an orphan of the killed worker went on" if _workers_killed(view) else "it had been running still"
+            was = str(end["new"] or "deleted").upper()
             return Broken(
-                f"The row was {callback.terminal['new'].upper()}, and {late[0]['t'] - callback.terminal['t']:.1f} s "
-                f"later the callable had an effect: {who}",
+                f"The row was {was}, and {late[0]['t'] - end['t']:.1f} s later the callable had an effect: "
+                f"{_whose_effect(view, callback, late[0])}",
                 callback.story(),
             )
     return Kept() if decided else Undecided("no row of this case is terminal")
+
+
+def _whose_effect(view: HistoryView, callback: CallbackView, late: Event) -> str:
+    """Say which run of the callable had a late effect."""
+    first = callback.reported("enter")[:1]
+    another = any((event["pid"], event.get("space")) != (late["pid"], late.get("space")) for event in first)
+    if another:
+        return "a second delivery of the workload ran"
+    return "an orphan of the killed worker went on" if _workers_killed(view) else "it had been running still"
 
 
 @decides("CRASH-9")

@@ -130,7 +130,7 @@ def commands_merge(view: HistoryView) -> Found:
 
 @decides("DECL-6")
 def methods_are_implemented(view: HistoryView) -> Found:
-    """No method that core calls raises NotImplementedError, and ending twice is harmless."""
+    """No method that core calls raises anything, and ending twice is harmless."""
     data = inspection(view, "methods")
     if not isinstance(data, dict):
         return data
@@ -139,7 +139,7 @@ def methods_are_implemented(view: HistoryView) -> Found:
     wrong = [
         f"{name}() raises {found['raised']}{': ' + found['message'] if found['message'] else ''}"
         for name, found in data.items()
-        if found.get("raised") == "NotImplementedError" or (found.get("raised") and name in ("end", "end again"))
+        if found.get("raised")
     ]
     if data["get_task_log"].get("lists") is False:
         wrong.append(f"get_task_log returns {data['get_task_log']['returned']}, not two lists")
@@ -167,3 +167,31 @@ def unknown_workload_is_refused(view: HistoryView) -> Found:
     if raised in ACCIDENTS or not any(name in data["message"] for name in data["workload_type"]):
         return Broken(f"{executor}'s refusal of a workload of an unknown type does not say what is wrong", (refusal,))
     return Kept(f"refused with {raised}")
+
+
+STEPS = {
+    "load": "Loading its module",
+    "construct": "Constructing the executor",
+    "unconfigured": "Constructing it without its settings",
+}
+
+
+@decides("DECL-8")
+def construction_starts_nothing(view: HistoryView) -> Found:
+    """No process, thread or connection came of it; what is not configured is told by an exception that says so."""
+    data = inspection(view, "construction")
+    if not isinstance(data, dict):
+        return data
+    for step, name in STEPS.items():
+        found = data[step]
+        left = [f"{count} more {what}" for what, count in found["left"].items()]
+        if found["started"] or left:
+            return Broken(f"{name} starts something", (*found["started"], *left))
+        if not (raised := found.get("raised")):
+            continue
+        told = (f"{raised}: {found['message']}",)
+        if step != "unconfigured":
+            return Broken(f"{name} raises {raised}", told)
+        if raised in ACCIDENTS or raised == "TypeError" or not found["message"].strip():
+            return Broken(f"{name} raises {raised}, which does not say what is missing", told)
+    return Kept("nothing was started")

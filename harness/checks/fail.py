@@ -45,7 +45,7 @@ def row_ends_failed(view: HistoryView) -> Found:
 def failed_code_is_not_repeated(view: HistoryView) -> Found:
     """The callable's code ran at most once."""
     for callback in _failing(view):
-        if callback.executions > 1:
+        if callback.ran_again:
             return Broken(f"The failed callable's code ran {callback.executions} times", callback.story())
     return Kept() if _failing(view) else Undecided("no callable of this case fails")
 

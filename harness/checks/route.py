@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
+from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.view import TERMINAL, HistoryView, line
 
 CALLBACK_STATES = frozenset({"scheduled", "pending", "queued", "running", "success", "failed"})
@@ -120,8 +121,11 @@ def never_more_than_parallelism(view: HistoryView) -> Found:
         return Undecided("this case does not fill the executor")
     for slots in view.of("slots"):
         for name, executor in slots["executors"].items():
-            if executor["parallelism"] != limit:
-                return Unproven(f"{name} has parallelism {executor['parallelism']}, the environment {limit}")
+            if executor["parallelism"] > limit:
+                return Broken(
+                    f"{name} has a parallelism of {executor['parallelism']}, the configuration says {limit}",
+                    (line(slots, "executors"),),
+                )
             if len(executor["running"]) > executor["parallelism"]:
                 return Broken(
                     f"{name} counts {len(executor['running'])} running at parallelism {executor['parallelism']}",
@@ -142,8 +146,32 @@ def never_more_than_parallelism(view: HistoryView) -> Found:
             tuple(line(event, "what", "probe", "pid") for event in view.of("effect"))[:8],
         )
     if peak < limit:
-        return Unproven("the executor was never filled, so nothing is shown")
+        return Undecided("the executor was never filled, see ROUTE-9")
     return Kept(f"at most {peak} at once, parallelism {limit}")
+
+
+@decides("ROUTE-9")
+def free_slots_are_used(view: HistoryView) -> Found:
+    """While more callbacks waited than there are slots, a callable was held in each slot."""
+    limit = view.header.get("parallelism")
+    if not limit or not view.of("note", what="burst"):
+        return Undecided("this case does not fill the executor")
+    if not (looked := view.of("note", what="filled")):
+        return Unproven("the case was cut short before the executor could fill its slots")
+    at_work = {
+        callback.id
+        for callback in view.callbacks
+        if any(event["t"] <= looked[0]["t"] for event in callback.reported("enter"))
+    }
+    waiting = len(view.callbacks) - len(at_work)
+    if len(at_work) >= limit:
+        return Kept(f"{len(at_work)} callables in {limit} slots, {waiting} waiting")
+    slots = [slots for slots in view.of("slots") if slots["t"] <= looked[0]["t"]]
+    return Broken(
+        f"The executor runs {len(at_work)} workloads at once, has {limit} slots by its configuration, and lets "
+        f"{waiting} wait",
+        tuple(line(each, "executors") for each in slots[-1:]),
+    )
 
 
 @decides("ROUTE-5")
@@ -158,18 +186,33 @@ def goes_to_its_queue(view: HistoryView) -> Found:
     return Kept(f"the queue '{found}'")
 
 
+REMOTE_FAULTS = ("submit-refused", "start-impossible", "accepted-lost", "observation", "clean-up", "adoption", "hang")
+"""Fault points at which the remote side keeps an executor waiting, so that a call may take as long as a request."""
+
+
 @decides("ROUTE-7")
-def returns_while_the_remote_side_hangs(view: HistoryView) -> Found:
-    """No step of the scheduler loop failed to come back while the control plane gave no answer."""
-    if not any(fault["name"] == "hang" for fault in view.faults()):
-        return Undecided("the control plane does not hang in this case")
-    hangs = view.of("scheduler", what="hang")
-    if hangs:
+def comes_back_in_time(view: HistoryView) -> Found:
+    """Each heartbeat(), with the sync() in it, came back in time; more time while the control plane does not answer."""
+    if hangs := view.of("scheduler", what="hang"):
         return Broken(
             f"A step of the scheduler loop did not come back within {hangs[0]['limit_s']:g} s",
             (line(hangs[0], "what", "pid"),),
         )
-    return Kept("every step of the scheduler loop came back")
+    remote = any(fault["name"] in REMOTE_FAULTS for fault in view.faults())
+    limit = LIMITS.scheduler_step if remote else LIMITS.executor_call
+    late = [call for call in view.of("slow call") if call["held_up_s"] > limit]
+    for call in late:
+        if not call["overloaded"]:
+            return Broken(
+                f"{call['call']}() of {call['executor']} held up the scheduler for {call['held_up_s']:.1f} s; "
+                f"the bound is {limit:g} s",
+                (line(call, "executor", "call", "took_s", "held_up_s"),),
+            )
+    if late:
+        return Undecided("a heartbeat() took long while the machine was overloaded")
+    if not (view.of("slots") or view.of("event") or view.of("workload")):
+        return Undecided("no step of a scheduler was seen in this case")
+    return Kept("every heartbeat() came back in time")
 
 
 @decides("ROUTE-6")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
 from executor_conformance.harness.codec import digest
-from executor_conformance.harness.view import CallbackView, HistoryView, line
+from executor_conformance.harness.view import GRANTED_TWICE, TERMINAL, CallbackView, HistoryView, line
 
+LOST = "the workload was lost, see CRASH-1"
 CUT_SHORT = "the case was cut short before the callback had come to rest"
 
 
@@ -21,6 +22,8 @@ def runs_once(view: HistoryView) -> Found:
         times = max(entered, callback.executions)
         if not times and not callback.settled:
             return Unproven(CUT_SHORT)
+        if times > 1 and callback.granted_twice:
+            return Undecided(GRANTED_TWICE)
         if entered != 1 or times > 1:
             return Broken(
                 "The callable did not run" if not entered else f"The callable ran {times} times",
@@ -71,8 +74,10 @@ def kwargs_arrive_equal(view: HistoryView) -> Found:
         entered = callback.reported("enter")
         if not entered and not callback.settled:
             return Unproven(CUT_SHORT)
+        if not entered and callback.final == "failed":
+            return Broken("The callback FAILED before its kwargs had come to the callable", callback.story())
         if not entered:
-            return Broken("The kwargs did not arrive: the callable did not run", callback.story())
+            continue  # it never ran: CRASH-1, or RUN-1 if it is said to have succeeded
         if "kwargs" not in entered[0]["data"]:
             continue  # a callable that does not tell what it received
         received = {k: v for k, v in entered[0]["data"]["kwargs"].items() if k not in ("context", "probe")}
@@ -94,6 +99,8 @@ def context_where_accepted(view: HistoryView) -> Found:
         entered = callback.reported("enter")
         if kind in ("with_context", "Notifier", "without_context") and not (entered or callback.settled):
             return Unproven(CUT_SHORT)
+        if kind in ("with_context", "Notifier", "without_context") and not entered and callback.final not in TERMINAL:
+            continue  # a workload that was lost is CRASH-1
         if kind in ("with_context", "Notifier", "without_context") and not entered:
             return Broken(f"The callable '{kind}' was not called as its signature asks", callback.story())
         if kind == "with_context" and "dag_run" not in str(entered[0]["data"].get("context")):
@@ -114,6 +121,8 @@ def dag_file_callable_is_found(view: HistoryView) -> Found:
         if not callback.reported("enter"):
             if not callback.settled:
                 return Unproven(CUT_SHORT)
+            if callback.final not in TERMINAL:
+                return Undecided(LOST)
             return Broken("The callable of the Dag file did not run", callback.story())
     return Kept() if found else Undecided("no callable of this case is defined in the Dag file")
 
@@ -200,7 +209,10 @@ def many_at_once_succeed(view: HistoryView) -> Found:
         return Unproven(CUT_SHORT)
     for what, found in (
         ("did not succeed", [callback for callback in sent if callback.final != "success"]),
-        ("did not run exactly once", [callback for callback in sent if callback.executions != 1]),
+        (
+            "did not run exactly once",
+            [callback for callback in sent if callback.executions == 0 or callback.ran_again],
+        ),
     ):
         if found:
             return Broken(f"{len(found)} of {count} callbacks that were sent at once {what}", found[0].story())

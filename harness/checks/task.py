@@ -62,3 +62,37 @@ def state_outlives_its_worker(view: HistoryView) -> Found:
             tuple(line(event, "what", "pid", "data") for event in (written[0], later[0])),
         )
     return Kept(f"written in try {first}, found in try {later[0]['data']['try_number']}")
+
+
+@decides("TASK-3")
+def refused_start_ends_the_task(view: HistoryView) -> Found:
+    """The task whose start was refused ended without a run of its code, and the next task succeeded."""
+    runs = view.of("note", what="dag run")
+    refused = [run for run in runs if run.get("role") == "start refused"]
+    if not refused:
+        return Undecided("the start of no task of this case is refused")
+    if not any(answer.get("by") == "rule" for answer in view.of("wire", api="execution", phase="response")):
+        return Unproven("the worker's start met no odd answer")
+    waited = any("task conformance_task_succeeds." in str(bound.get("waiting_for")) for bound in view.of("bound"))
+    for run in runs:
+        wanted = TASK_ENDED if run in refused else ("success",)
+        for task, ti in run["task_instances"].items():
+            rows = view.task_rows(ti)
+            state = rows[-1]["new"] if rows else None
+            if state in wanted:
+                continue
+            if not waited and state not in TASK_ENDED:
+                return Unproven(f"the case was cut short before the task '{task}' had ended")
+            which = "whose start was refused" if run in refused else "after it"
+            return Broken(
+                f"The task {which} is {str(state or 'none').upper()}",
+                tuple(line(row, "old", "new") for row in rows[-5:]),
+            )
+    ran = view.of("effect", what="enter", probe="task-succeeds")
+    if len(ran) > len(runs) - len(refused):
+        return Broken(
+            "The code of a task ran although its start was not granted",
+            tuple(line(event, "what", "pid") for event in ran),
+            owner="core",
+        )
+    return Kept()

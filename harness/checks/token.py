@@ -171,3 +171,22 @@ def given_token_is_used(view: HistoryView) -> Found:
     if unknown:
         return Unproven("the history does not hold the token that core handed over")
     return Kept() if decided else Undecided("the worker sent no request for a callback")
+
+
+@decides("TOKEN-10")
+def token_lasts_as_long_as_its_callable(view: HistoryView) -> Found:
+    """A worker whose execution token has expired meanwhile was let in all the same, or got a new one in time."""
+    expired = view.faults_of("token-expired")
+    if not expired:
+        return Undecided("no token expires in this case")
+    decided = 0
+    for callback in view.subjects:
+        later = [event for event in callback.requests if event["t"] >= expired[0]["t"] and event not in callback.claims]
+        for answer in callback.responses(later):
+            decided += 1
+            if answer["status"] in (401, 403):
+                return Broken(
+                    "A callable that runs for longer than its token is valid is refused by the API server",
+                    (line(answer, "method", "route", "status", "body_detail"), *callback.story(3)),
+                )
+    return Kept(f"{decided} requests") if decided else Unproven("the callable asked the API server for nothing")

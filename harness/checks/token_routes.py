@@ -134,6 +134,8 @@ def queued_token_opens_only_the_claim(view: HistoryView) -> Found:
 @decides("TOKEN-4")
 def claim_is_guarded(view: HistoryView) -> Found:
     """Foreign, repeated, expired, tampered, unsigned, misdirected, empty and unknown claims are refused."""
+    if rounds := view.probe("claims at once"):
+        return _one_of_several(rounds)
     requests = Requests(view)
     foreign = [one for one in requests.plain if requests.at_claim(one) and one["subject"] != OWN]
     if not requests.claims and not foreign:
@@ -153,6 +155,17 @@ def claim_is_guarded(view: HistoryView) -> Found:
     if not any(one["status"] == 204 for one in requests.claims):
         return Unproven("no claim succeeded, so a refusal proves nothing")
     return Kept(f"{len(requests.claims) + len(foreign)} claims")
+
+
+def _one_of_several(rounds: list[Event]) -> Found:
+    """Of claims that came at the same time exactly one was let in."""
+    several = [one for one in rounds if sum(status < 300 for status in one["statuses"]) > 1]
+    told = tuple(f"round {one['round']}: answered {', '.join(map(str, one['statuses']))}" for one in several)
+    if several:
+        return Broken(f"In {len(several)} of {len(rounds)} rounds the server let in several claims of one row", told)
+    if none := [one for one in rounds if not any(status < 300 for status in one["statuses"])]:
+        return Unproven(f"in {len(none)} of {len(rounds)} rounds no claim was let in, such as {none[0]['statuses']}")
+    return Kept(f"{len(rounds)} rounds of {len(rounds[0]['statuses'])} claims at once")
 
 
 def _wrong_claim(one: Event, edition: str) -> str:
