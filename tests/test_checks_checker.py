@@ -15,7 +15,9 @@ from executor_conformance.harness.verdicts import Decision, Verdict
 
 from tests.written import Written, history
 
-INVARIANTS = {"CRASH-3", "CRASH-4", "FAIL-5", "ROUTE-3", "ROUTE-6", "STATE-3", "TOKEN-5"}
+INVARIANTS = {
+    *("CRASH-1", "CRASH-3", "CRASH-4", "CRASH-10", "FAIL-5", "ROUTE-3", "ROUTE-6", "ROUTE-7", "STATE-3", "TOKEN-5")
+}
 CATALOGUE = load_catalogue()
 
 
@@ -109,7 +111,7 @@ def test_invariants_are_added() -> None:
 
 
 def test_invariants_that_say_nothing_are_left_out() -> None:
-    assert set(decided(history().callback().rest(), "RUN-1")) == {"RUN-1", "CRASH-3"}
+    assert set(decided(history().callback().rest(), "RUN-1")) == {"RUN-1", "CRASH-1", "CRASH-3", "ROUTE-7"}
     assert set(decided(history(), "RUN-1")) == {"RUN-1"}
 
 
@@ -244,7 +246,8 @@ def test_of_a_case_that_broke_off_what_was_broken_stands_and_nothing_else_passes
     assert decisions["CRASH-3"].reason == "the case did not come to its end: the worker did not come"
     # A finding is in every history of that core, so it explains nothing
     monkeypatch.setitem(checker.CHECKS, "RUN-10", lambda _: Broken("it broke"))
-    decisions = {d.clause: d for d in decide(cut, ["RUN-10", "CRASH-3"], CATALOGUE)}
+    healthy = history().callback().succeeded().add("end", trouble="the worker did not come").stored()
+    decisions = {d.clause: d for d in decide(healthy, ["RUN-10", "CRASH-3"], CATALOGUE)}
     assert decisions["RUN-10"].verdict is Verdict.FINDING
     assert decisions["CRASH-3"].verdict is Verdict.ERROR
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.written import Written, assert_decides, history
+from tests.written import CHILD, SCHEDULER, WORKER, Written, assert_decides, history
 
-PASS, FAIL, ERROR, NA = "pass", "fail", "error", "not applicable"
+PASS, FAIL, ERROR, NA, FINDING = "pass", "fail", "error", "not applicable", "finding"
 
 
 def crashed(edition: str = "claim", state: str = "failed", **more: object) -> Written:
@@ -44,6 +44,12 @@ def family() -> Written:
     return written
 
 
+def ended_politely(*states: str) -> Written:
+    """A scheduler that has ended by itself while a callable ran; its executor had reported ``states`` by then."""
+    written = history().callback().started().add("scheduler", what="ending", how="end", tree=[SCHEDULER, WORKER, CHILD])
+    return written.event("c1", *states).add("scheduler", what="ended", how="end", took_s=1.0, failed_with=None).rest()
+
+
 LIVENESS = [
     ("terminal", crashed(), PASS, ""),
     ("at-rest", history().callback().slots("c1").rest(), FAIL, "The row stays QUEUED: nothing"),
@@ -69,7 +75,17 @@ LIVENESS = [
         FAIL,
         "The row stays QUEUED",
     ),
-    ("filler-does-not-count", history().callback().succeeded().callback("f", role="filler").rest("f"), PASS, ""),
+    ("filler", history().callback().succeeded().callback("f", role="filler").rest("f"), FAIL, "The row stays QUEUED"),
+    ("follow-up", history().callback().succeeded().callback("n", role="follow-up").rest("n"), FAIL, "stays QUEUED"),
+    ("nobody-runs-it", history().callback().add("scheduler", what="survived", who="the next"), NA, "runs callbacks"),
+    ("deleted", history().callback().row("c1", None).rest(), PASS, ""),
+    ("ended-politely", ended_politely(), NA, "the scheduler was ended while the callables ran"),
+    (
+        "ended-politely-and-told",
+        ended_politely("success"),
+        FINDING,
+        "The executor reported SUCCESS before its end() returned, and core ended without reading it",
+    ),
     ("nothing", history(), NA, "no callback"),
 ]
 
@@ -78,7 +94,7 @@ CLAIM_FIRST = [
     ("no-claim", history().callback().effect("c1", "enter"), FAIL, "although no claim succeeded"),
     ("refused", history().callback().wire_claim(status=409).effect("c1", "enter"), FAIL, "no claim succeeded"),
     # An answer that the harness made up has claimed nothing
-    ("made-up", history().callback().wire_claim(by="rule").effect("c1", "enter"), FAIL, "no claim succeeded"),
+    ("made-up", history().callback().wire_claim(by="rule").effect("c1", "enter"), FINDING, "its claim was not granted"),
     ("before", history().callback().effect("c1", "enter").wire_claim(), FAIL, "before the claim succeeded"),
     ("import", history().callback(expect="terminal").effect(None, "import").wire_claim(), FAIL, "before the claim"),
     ("no-code", history().callback().wire_claim(status=500), PASS, "no code ran"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.written import EXECUTOR, Written, assert_decides, history
@@ -171,7 +173,8 @@ PARALLEL = [
         FAIL,
         "4 callables",
     ),
-    ("never-full", burst(2), ERROR, "never filled"),
+    ("its-own-parallelism", burst(3).slots("c1", parallelism=9), FAIL, "has a parallelism of 9, the configuration"),
+    ("never-full", burst(2), NA, "never filled, see ROUTE-9"),
     ("no-burst", history().callback().succeeded(), NA, "does not fill"),
 ]
 
@@ -252,6 +255,37 @@ SEQUENCE = [
     ("twice-in-one-life", history().callback().event("c1", "running", "running", "success"), FAIL, "RUNNING, RUNNING"),
 ]
 
+
+def call(held_up_s: float, overloaded: bool = False) -> dict[str, Any]:
+    """A call that was noted because it took long."""
+    return {
+        "executor": EXECUTOR,
+        "call": "heartbeat",
+        "took_s": held_up_s + 2,
+        "held_up_s": held_up_s,
+        "overloaded": overloaded,
+    }
+
+
+def filled(at_work: int, parallelism: int = 3) -> Written:
+    """A burst of six callbacks, of which ``at_work`` were entered when the case looked."""
+    written = history().note("burst", count=6)
+    for number in range(6):
+        written.callback(f"c{number}", role="filler")
+    for number in range(at_work):
+        written.effect(f"c{number}", "enter", pid=300 + number)
+    return written.slots(*(f"c{number}" for number in range(at_work)), parallelism=parallelism).note("filled")
+
+
+FREE = [
+    ("all", filled(3), PASS, "3 callables in 3 slots, 3 waiting"),
+    ("half", filled(2), FAIL, "runs 2 workloads at once, has 3 slots by its configuration, and lets 4 wait"),
+    ("one-of-its-own", filled(1, parallelism=1), FAIL, "runs 1 workloads at once"),
+    ("later", filled(2).effect("c3", "enter", pid=309), FAIL, "runs 2 workloads at once"),
+    ("cut-short", history().note("burst", count=6).callback(), ERROR, "cut short"),
+    ("no-burst", history().callback().succeeded(), NA, "does not fill"),
+]
+
 HANG = [
     ("comes-back", history().callback().fault("hang", way="create").slots("c1"), PASS, "came back"),
     (
@@ -260,8 +294,29 @@ HANG = [
         FAIL,
         "did not come back within 20 s",
     ),
-    ("other-fault", hung(history().callback().fault("clean-up", way="500")), NA, "does not hang"),
-    ("no-fault", history().callback().succeeded(), NA, "does not hang"),
+    ("other-fault", hung(history().callback().fault("clean-up", way="500")), FAIL, "did not come back within 20 s"),
+    ("no-fault", history().callback().succeeded(), PASS, "came back in time"),
+    ("slow", history().callback().add("slow call", **call(5.0)).succeeded(), FAIL, "held up the scheduler for 5.0 s"),
+    ("not-so-slow", history().callback().add("slow call", **call(3.9)).succeeded(), PASS, "came back in time"),
+    (
+        "slow-while-refused",
+        history().callback().fault("submit-refused").add("slow call", **call(9.0)).succeeded(),
+        PASS,
+        "came back in time",
+    ),
+    (
+        "much-too-slow-while-refused",
+        history().callback().fault("submit-refused").add("slow call", **call(31.0)).succeeded(),
+        FAIL,
+        "the bound is 30 s",
+    ),
+    (
+        "slow-on-a-loaded-machine",
+        history().callback().add("slow call", **call(5.0, overloaded=True)).succeeded(),
+        NA,
+        "the machine was overloaded",
+    ),
+    ("no-step", history(), NA, "no step of a scheduler was seen"),
 ]
 
 QUEUE = [
@@ -279,6 +334,7 @@ TABLES = {
     "ROUTE-6": KEYS,
     "ROUTE-7": HANG,
     "ROUTE-8": COUNTED,
+    "ROUTE-9": FREE,
     "STATE-3": SEQUENCE,
 }
 
