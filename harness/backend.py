@@ -159,8 +159,9 @@ class Backend(ABC):
     carriers: ClassVar[Mapping[str, str]] = {}
     """What carries a workload with its token to the worker, and cannot do without: what it is, by where it is seen.
 
-    ``file:PATH`` is below the environment's folder, ``table:NAME`` in the metadata database, and ``KIND:FIELD`` a field
-    of what :meth:`submissions` tells, such as ``pod:spec.containers.args``.
+    ``file:PATH`` is below the environment's folder, ``table:NAME`` in the metadata database, ``environment:NAME`` a
+    variable of the worker's process, and ``KIND:FIELD`` a field of what :meth:`submissions` tells, such as
+    ``pod:spec.containers.args``.
     """
     victims: ClassVar[frozenset[str]] = frozenset()
     """Which processes a fault can kill: 'child', 'supervisor', 'unit' (both), 'node' (the whole worker)."""

@@ -189,7 +189,7 @@ def kill_frozen(*roots: int) -> list[int]:
 
 def is_marked(pid: int, folder: Path) -> bool:
     """Whether the process is of the run: by its environment or, as titles may overwrite that, by its log."""
-    environ = read_proc(pid, "environ", 1 << 20).split(b"\0")
+    environ = read_environ(pid).split(b"\0")
     if f"{RUN_VARIABLE}={folder.name}".encode() in environ:
         prefix = f"{FOLDER_VARIABLE}=".encode()
         paths = [entry[len(prefix) :] for entry in environ if entry.startswith(prefix)]
@@ -226,6 +226,11 @@ def kill_marked(folder: Path, sessions: Iterable[int] = ()) -> None:
 def read_command_line(pid: int) -> bytes:
     """What every user of the host can read of a process: its whole command line, or the title in its place."""
     return read_proc(pid, "cmdline", 1 << 22)
+
+
+def read_environ(pid: int) -> bytes:
+    """Return the environment with which a process was started, its entries separated by zero bytes."""
+    return read_proc(pid, "environ", 1 << 20)
 
 
 def title_of(pid: int, comm: str = "?") -> str:

@@ -10,11 +10,12 @@ from typing import Any
 from executor_conformance.harness.case import Case
 from executor_conformance.harness.checks.token_leaks import in_submissions
 from executor_conformance.harness.leaks import Scanner
-from executor_conformance.harness.processes import read_command_line
+from executor_conformance.harness.processes import read_command_line, read_environ
 
-LOG, PROCESS, OUTPUT, INFO, REPORT, TRANSPORT, DATABASE, FILE, SUBMISSION = (
+LOG, PROCESS, ENVIRON, OUTPUT, INFO, REPORT, TRANSPORT, DATABASE, FILE, SUBMISSION = (
     "log",
     "command line",
+    "environment",
     "output",
     "event info",
     "report",
@@ -48,12 +49,13 @@ class LeakWatch:
             case.env.fingerprint, lambda **found: case.env.sink("probe", name="token found", **found)
         )
         self._lines: dict[tuple[int, str], bytes] = {}
+        self._environs: dict[tuple[int, str], bytes] = {}
         self._submissions: dict[str, tuple[str, Any]] = {}
         self._untold = False
 
     def __enter__(self) -> LeakWatch:
         self.case.env.wire.kept = set()  # of the Execution API alone: other APIs have tokens of their own
-        self.case.env.watcher.command_line_seen = self._lines.__setitem__
+        self.case.env.watcher.command_line_seen = self._see
         # A fork that has imported Airflow shows its command line for less time than passes between two looks
         self.case.env.backend.execute_workers(True)
         return self
@@ -63,7 +65,13 @@ class LeakWatch:
         self.case.env.watcher.command_line_seen = None
         self.case.env.wire.kept = None
         self._lines.clear()
+        self._environs.clear()
         self._submissions.clear()
+
+    def _see(self, process: tuple[int, str], command_line: bytes) -> None:
+        """Keep the command line and the environment of a process, by its pid and title."""
+        self._lines[process] = command_line
+        self._environs[process] = read_environ(process[0])
 
     def learn(self) -> None:
         """Take in the tokens that core has handed out and those that went over the wire."""
@@ -75,7 +83,7 @@ class LeakWatch:
         """Command lines of the moment, the transport and the database: what may be gone again later."""
         self.learn()
         for pid, process in self.case.env.processes().items():
-            self._lines[pid, process.title] = read_command_line(pid)
+            self._see((pid, process.title), read_command_line(pid))
         self._keep_submissions()
         self._files(transport=True)
         connection = self.case.env.database.connect()
@@ -90,16 +98,26 @@ class LeakWatch:
         env = self.case.env
         for (_, title), content in self._lines.items():
             self.scanner.scan(PROCESS, title, content)
+        self._scan_environs()
         self._files(transport=False)
         for event in env.history.of("event"):
             self.scanner.scan(INFO, f"event {event['state']}", json.dumps(event).encode())
         self._scan_submissions()
         self._report()
         summary = self.scanner.summary()
-        not_seen = [place for place in (LOG, PROCESS) if not env.backend.on_this_host]
+        not_seen = [place for place in (LOG, PROCESS, ENVIRON) if not env.backend.on_this_host]
         if self._untold and in_submissions(env.backend.carriers):
             not_seen.append(SUBMISSION)
         env.sink("probe", name="token scan", carriers=dict(env.backend.carriers), not_seen=not_seen, **summary)
+
+    def _scan_environs(self) -> None:
+        """Look into each variable of each process; one that carries the workload is the transport's."""
+        for (_, title), content in self._environs.items():
+            self.scanner.count(ENVIRON, len(content))
+            for entry in content.split(b"\0"):
+                name = entry.partition(b"=")[0].decode(errors="replace")
+                place = TRANSPORT if f"environment:{name}" in self.case.env.backend.carriers else ENVIRON
+                self.scanner.scan(place, f"{name} of {title}", entry, count=False)
 
     def _keep_submissions(self) -> None:
         submissions = self.case.env.backend.submissions()

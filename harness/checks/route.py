@@ -186,6 +186,8 @@ def goes_to_its_queue(view: HistoryView) -> Found:
     return Kept(f"the queue '{found}'")
 
 
+OVERLOADED_TIMES = 3.0
+"""By how much a bound grows on a machine without CPU left, for what a call waits for gets none."""
 REMOTE_FAULTS = ("submit-refused", "start-impossible", "accepted-lost", "observation", "clean-up", "adoption", "hang")
 """Fault points at which the remote side keeps an executor waiting, so that a call may take as long as a request."""
 
@@ -202,7 +204,7 @@ def comes_back_in_time(view: HistoryView) -> Found:
     limit = LIMITS.scheduler_step if remote else LIMITS.executor_call
     late = [call for call in view.of("slow call") if call["held_up_s"] > limit]
     for call in late:
-        if not call["overloaded"]:
+        if call["held_up_s"] > (OVERLOADED_TIMES * limit if call["overloaded"] else limit):
             return Broken(
                 f"{call['call']}() of {call['executor']} held up the scheduler for {call['held_up_s']:.1f} s; "
                 f"the bound is {limit:g} s",

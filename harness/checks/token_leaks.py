@@ -8,13 +8,14 @@ from executor_conformance.harness.checker import Broken, Found, Kept, Undecided,
 from executor_conformance.harness.history import Event
 from executor_conformance.harness.view import HistoryView
 
-FORBIDDEN = ("log", "event info", "output", "command line", "report", "submission")
+FORBIDDEN = ("log", "event info", "output", "command line", "environment", "report", "submission")
 """Where the clause has no token. What carries it to the worker and what else holds it is told, and is no failure."""
 NEEDED = ("log", "command line", "report")
 """Without a look there nothing can be said."""
 NOT_SEEN = {
     "log": "the workers' logs",
     "command line": "the workers' command lines",
+    "environment": "the environments of the workers",
     "submission": "the requests to the control plane",
 }
 
@@ -48,7 +49,7 @@ def token_is_kept_secret(view: HistoryView) -> Found:
 
 def in_submissions(carriers: Iterable[str]) -> bool:
     """Whether what carries the token is part of what a control plane is handed; see ``Backend.carriers``."""
-    return any(not carrier.startswith(("file:", "table:")) for carrier in carriers)
+    return any(not carrier.startswith(("file:", "table:", "environment:")) for carrier in carriers)
 
 
 def _in_sight(scan: Event) -> list[str]:
@@ -57,7 +58,7 @@ def _in_sight(scan: Event) -> list[str]:
     return [
         carrier
         for carrier in scan["carriers"]
-        if carrier.startswith("table:") or (seen and not carrier.startswith("file:"))
+        if carrier.startswith("table:") or (seen and not carrier.startswith(("file:", "environment:")))
     ]
 
 
@@ -71,6 +72,7 @@ def _given_out(view: HistoryView) -> set[str]:
 def _a(place: str) -> str:
     special = {
         "command line": "a process's command line",
+        "environment": "the environment of a process",
         "output": "`output`",
         "submission": "what the control plane was handed, beside the field that must carry it",
     }

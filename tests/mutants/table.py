@@ -12,6 +12,7 @@ CASES = {
     "commands": ("test_declaration", "test_commands", ()),
     "methods": ("test_declaration", "test_methods", ()),
     "unknown": ("test_declaration", "test_unknown_workload", ()),
+    "construction": ("test_declaration", "test_construction", ()),
     "alias": ("test_route", "test_alias", ()),
     "contention": ("test_route", "test_callback_before_task", ()),
     "queue": ("test_route", "test_queue", ("default",)),
@@ -25,6 +26,13 @@ CASES = {
     "secret": ("test_token", "test_token_is_kept_secret", ()),
     "log": ("test_run", "test_log", ()),
     "crowd": ("test_run", "test_many_at_once", ()),
+    "slow": ("test_run", "test_slow_start_and_long_run", ()),
+    "residue": ("test_run", "test_leaves_no_residue", ()),
+    "end": ("test_scheduler", "test_ends_with_work_in_flight", ("end",)),
+    "terminate": ("test_scheduler", "test_ends_with_work_in_flight", ("terminate",)),
+    "start-refused": ("test_task", "test_start_error", ("502-html",)),
+    "start-odd": ("test_task", "test_start_error", ("200-empty",)),
+    "row-deleted": ("test_claim", "test_row_deleted", ()),
     "remembers": ("test_task", "test_state_of_a_killed_task", ("child",)),
     "raises": ("test_fail", "test_callable_raises", ()),
     "claim-lost": ("test_crash", "test_claim_response_lost", ()),
@@ -93,6 +101,10 @@ def _slots(name: str, breaks: str, by: str, *follows: str, **more: object) -> Mu
 
 def _worker(name: str, breaks: str, by: str, *follows: str, **more: object) -> Mutant:
     return _local(name, breaks, by, *follows, module="worker_mutants", **more)
+
+
+def _reported(name: str, breaks: str, by: str, *follows: str, **more: object) -> Mutant:
+    return _local(name, breaks, by, *follows, module="reported_mutants", **more)
 
 
 def _kubernetes(name: str, breaks: str, by: str, *follows: str, **more: object) -> Mutant:
@@ -164,6 +176,29 @@ MUTANTS = (
     _local("MintsItsOwnToken", "TOKEN-9", "secrets"),
     _local("LosesTasks", "TASK-1", "control"),
     _local("ForgetsTheStateOfATriedTask", "TASK-2", "remembers"),
+    _reported("StartsAProcessWhenMade", "DECL-8", "construction"),
+    _reported("RaisesFromAnAdoption", "DECL-6", "methods", mended=True),
+    _reported("SleepsInItsHeartbeat", "ROUTE-7", "kwargs"),
+    _reported("UsesHalfItsSlots", "ROUTE-9", "burst"),
+    _reported("HasAParallelismOfItsOwn", "ROUTE-9", "burst"),
+    _reported("LosesEventsButTheLast", "CRASH-1", "burst"),
+    _reported("GivesUpAfterFiveSeconds", "RUN-6", "slow", "RUN-1"),
+    _reported("HandsEachCallbackToTwoWorkers", "CRASH-10", "kwargs", "STATE-3", airflow=("3.4",), why_not=NO_CLAIM),
+    _reported("KeepsADescriptorOfEach", "RUN-11", "residue"),
+    _reported("KeepsAThreadOfEach", "RUN-11", "residue"),
+    _reported("KeepsMemoryOfEach", "RUN-11", "residue"),
+    _reported("LeavesTheTokenInAnEnvironment", "TOKEN-8", "secret"),
+    _reported("NeverEndsWhileItWorks", "CRASH-11", "end"),
+    _reported("EndsWithoutItsResults", "CRASH-11", "end"),
+    _reported(
+        "LeavesItsWorkersAtTheEnd",
+        "CRASH-11",
+        "terminate",
+        airflow=("3.4",),
+        why_not="LocalExecutor of 3.3 itself leaves its workers",
+    ),
+    _reported("SaysNothingOfATaskThatDidNotStart", "TASK-3", "start-odd", also=("start-refused",)),
+    _worker("RunsWhateverItsClaimIsAnswered", "CRASH-8", "row-deleted", "CRASH-5", airflow=("3.4",), why_not=NO_CLAIM),
     _kubernetes("LosesWhatTheWatchDoesNotTell", "CRASH-1", "watch-lost", "CRASH-5", also=("success",)),
     _kubernetes("ForgetsThePodsOfAKilledScheduler", "CRASH-1", "restart", also=("success",)),
     _kubernetes("SaysNothingOfADeletedPendingPod", "CRASH-1", "deleted-pending", "CRASH-5", also=("success",)),
