@@ -181,6 +181,8 @@ class Backend(ABC):
     """As of a variant, where what is seen of the environment may be late."""
     gives_up_s: ClassVar[float] = 3.0
     """After how long a worker that cannot reach the API server no longer tries to report, all its retries together."""
+    polls_s: ClassVar[float] = 1.0
+    """After how long at most the executor, or a worker, asks the control plane again."""
     calls_per_workload: ClassVar[Mapping[str, float]] = {}
     """How often at most an executor needs an operation of the control plane for one workload; polls are not listed."""
     worker_concurrency: ClassVar[int] = 5

@@ -190,7 +190,7 @@ class Case(Waits):
 
         :raises NotApplicable: none has, so nothing was tried; an executor may ask at intervals, so it gets a while.
         """
-        until = time.monotonic() + LIMITS.fault_hit
+        until = time.monotonic() + self.env.poll_s(LIMITS.fault_hit)
         while (hits := self.env.backend.hits()) == 0 and time.monotonic() < until:
             self.pump()
             self.pause()

@@ -53,11 +53,13 @@ class EffectsServer:
     becomes an event with a ``space``: its pids are no pids of this host.
 
     :param host: by what workers reach this host; None: they are processes of it, and it listens at loopback only.
+    :param hold_s: after how many seconds a callable that nobody lets go is let go all the same.
     """
 
-    def __init__(self, sink: Callable[..., Any], host: str | None = None) -> None:
+    def __init__(self, sink: Callable[..., Any], host: str | None = None, hold_s: float = LIMITS.effect_hold) -> None:
         self.sink = sink
         self.host = host
+        self.hold_s = hold_s
         self._address = address_for(host)
         self._space = pid_space()
         self.breakpoints: list[Breakpoint] = []
@@ -118,7 +120,7 @@ class EffectsServer:
             if meant and point.what == report.get("what") and (point.probe == report.get("probe") or not point.reached):
                 point.hit = report
                 point._hit.set()
-                point._go.wait(LIMITS.effect_hold)
+                point._go.wait(self.hold_s)
                 return
 
     def stop_at(self, probe: str | None, what: str) -> Breakpoint:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from executor_conformance.harness import bounds
 from executor_conformance.harness.api_server import ApiServer
 from executor_conformance.harness.backend import Backend, Options, Site, Variant, local_worker_units
 from executor_conformance.harness.channel import Channel
@@ -25,7 +26,7 @@ from executor_conformance.harness.effects import EffectsServer
 from executor_conformance.harness.errors import BoundReached, HarnessError, SchedulerDied
 from executor_conformance.harness.history import Clock, History
 from executor_conformance.harness.journal import Journal
-from executor_conformance.harness.limits import KILL_S, LIMITS
+from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.machine import crowd_of_this_machine
 from executor_conformance.harness.pressure import overloaded
 from executor_conformance.harness.processes import ProcessInfo, ProcessWatcher, kill_frozen
@@ -129,7 +130,7 @@ class Environment:
         host = self.backend.api_host()
         if host:
             base["NO_PROXY"] += f",{host}"
-        self.effects = EffectsServer(self.sink, host)
+        self.effects = EffectsServer(self.sink, host, bounds.hold_s(self.backend))
         self.effects.start()
         fingerprint = self.fingerprint = keyed_fingerprint(self._fingerprint_key.encode())
         self.watcher = ProcessWatcher(self.supervisor, self.sink, self.backend.roots)
@@ -275,9 +276,11 @@ class Environment:
     @property
     def settle_s(self) -> float:
         """How long a callback may take to its end: longer than any timer that this environment has configured."""
-        timers = {**self.backend.timers(), "callback_execution_timeout": self.backend.callable_timeout_s + KILL_S}
-        longest = max(timers.values()) + LIMITS.beyond_a_timer
-        return max(LIMITS.settle, self.variant.settle_s, self.backend.settle_s, longest)
+        return bounds.settle_s(self.backend, self.variant)
+
+    def poll_s(self, at_least: float) -> float:
+        """For how long something may come of a poll of the executor's or of a worker's."""
+        return bounds.poll_s(self.backend, at_least)
 
     @property
     def crowd(self) -> int:

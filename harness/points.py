@@ -57,7 +57,8 @@ def until_delivered_again(case: Case, callback: Callback, before: Collection[int
     """
     began = since = time.monotonic()
     mark = None
-    while time.monotonic() - since <= LIMITS.second_delivery and time.monotonic() - began <= LIMITS.settle:
+    again = case.env.poll_s(LIMITS.second_delivery)
+    while time.monotonic() - since <= again and time.monotonic() - began <= case.env.settle_s:
         case.pump()
         view = next(each for each in HistoryView(case.env.history).callbacks if each.id == callback.id)
         if len(view.responses(view.claims)) > 1 or view.executions > 1:
@@ -78,11 +79,12 @@ def while_it_matters(case: Case, callback: Callback, before: Collection[int]) ->
     :param before: pids that were at work before the second delivery.
     """
     began = since = time.monotonic()
+    again = case.env.poll_s(LIMITS.second_delivery)
     while case.state(callback) not in TERMINAL:
         now = time.monotonic()
         if set(case.env.units()) - set(before):
             since = now
-        if now - since > 2 * LIMITS.quiet_window or now - began > 2 * LIMITS.second_delivery:
+        if now - since > case.env.poll_s(2 * LIMITS.quiet_window) or now - began > 2 * again:
             return
         case.pump()
         case.pause()
@@ -99,8 +101,8 @@ def until_returned(case: Case, callback: Callback, pid: int) -> None:
     if case.env.backend.on_this_host:
         case.until_gone(pid, "the callable's process")
         return
-    deadline = time.monotonic() + LIMITS.start_of_callable
+    deadline = time.monotonic() + case.env.settle_s
     while not case.effects(callback, "effect"):
         if time.monotonic() > deadline:
-            raise BoundReached(f"The callable did not return within {LIMITS.start_of_callable:g} s.")
+            raise BoundReached(f"The callable did not return within {case.env.settle_s:g} s.")
         time.sleep(LIMITS.pump_interval)

@@ -153,7 +153,7 @@ class Waits:
         self.linger(LIMITS.clearly_later)
 
     def _until_or_quiet(self, callback: Callback, states: Collection[str]) -> None:
-        deadline = time.monotonic() + LIMITS.settle
+        deadline = time.monotonic() + self.env.settle_s
         steps = self.env.steps
         since = time.monotonic()
         mark = None
@@ -162,8 +162,8 @@ class Waits:
             now = (self.state(callback), str(self.env.slots), len(self.env.history.of("wire")))
             if now != mark:
                 mark, steps, since = now, self.env.steps, time.monotonic()
-            # Edge's worker and executor take turns of a second, so they get more than one
-            quiet = time.monotonic() - since > 2 * LIMITS.quiet_window
+            # A worker and an executor may take turns in asking, so they get more than one
+            quiet = time.monotonic() - since > self.env.poll_s(2 * LIMITS.quiet_window)
             if quiet and self.env.steps - steps >= LIMITS.quiet_steps:
                 return
             self.pause()
@@ -213,7 +213,7 @@ class Waits:
         The history then holds a ``rest`` event with its proof, or a ``bound`` event.
         """
         watch = RestWatch(self, callbacks if callbacks is not None else self.callbacks)
-        limit = limit or self.env.settle_s
+        limit = max(limit or 0.0, self.env.settle_s)
         while True:
             self.pump()
             if watch.at_rest():
@@ -251,9 +251,9 @@ class Waits:
 
     def until_gone(self, pid: int, what: str) -> None:
         """Wait until a process has ended (a zombie has)."""
-        deadline = time.monotonic() + LIMITS.start_of_callable
+        deadline = time.monotonic() + self.env.settle_s
         while pid in self.env.processes():
             if time.monotonic() > deadline:
-                raise BoundReached(f"{what} did not end within {LIMITS.start_of_callable:g} s.")
+                raise BoundReached(f"{what} did not end within {self.env.settle_s:g} s.")
             time.sleep(0.005)
         self.env.observe()

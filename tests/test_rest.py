@@ -52,6 +52,7 @@ class World:
             plain_scheduler=None,
             patience_s=1.2,
             settle_s=LIMIT,
+            poll_s=lambda at_least: at_least,
             sink=lambda kind, **fields: None,
         )
         return SimpleNamespace(env=env)

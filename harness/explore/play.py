@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from executor_conformance.harness.case import Case
 from executor_conformance.harness.effects import Breakpoint
 from executor_conformance.harness.explore.sequences import FATES, REQUESTS_AWAY, TASKS, Drawn, Fate, Round
-from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.rules import Answer, DropRequest, DropResponse, WireRule
 from executor_conformance.harness.view import TASK_ENDED
@@ -86,7 +85,7 @@ def _kill(case: Case, aims: list[_Aim]) -> None:
         for aim in waiting:
             if aim.held.reached:
                 _strike(case, aim)
-        if watch.at_rest() or watch.expired(LIMITS.settle):
+        if watch.at_rest() or watch.expired(case.env.settle_s):
             return  # its row tells; what is stuck is found by those who settle
         case.pause()
 

@@ -197,7 +197,7 @@ def _reach(case: Case, point: _Point, stop: _Point | None, boundary: Boundary) -
             stop.release_request(())
             stop.release()
             stop = None
-        if watch.over(boundary.name, LIMITS.settle):
+        if watch.over(boundary.name, case.env.settle_s):
             states = ", ".join(str(case.state(callback)).upper() for callback in case.callbacks)
             raise NotReached(f"'{boundary.name}' did not occur in this run, whose row ended {states}")
         if stop is None or not stop.reached():
