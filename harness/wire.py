@@ -356,10 +356,7 @@ class WireRecorder(ListeningThread):
     async def _send_slowly(
         self, incoming: web.BaseRequest, action: Answer, headers: CIMultiDict[str], body: bytes
     ) -> web.StreamResponse:
-        """Send a body in pieces, or only its beginning.
-
-        :raises _Dropped: the connection is to be closed before the body is whole.
-        """
+        """Send a body in pieces, or only its beginning, after which the connection ends."""
         response = web.StreamResponse(status=action.status, headers=headers)
         response.content_length = len(body)
         await response.prepare(incoming)
@@ -368,9 +365,10 @@ class WireRecorder(ListeningThread):
         for start in range(0, len(sent), size):
             await response.write(sent[start : start + size])
             await asyncio.sleep(action.drip_s / DRIPS)
-        if action.cut_at is not None:
-            raise _Dropped
-        await response.write_eof()
+        if action.cut_at is None:
+            await response.write_eof()
+        elif incoming.transport is not None:
+            incoming.transport.close()
         return response
 
     async def _forward(

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -31,12 +32,14 @@ from executor_conformance.harness.rules import (
     DropResponse,
     Hold,
     HoldResponse,
+    ReplaceToken,
     WireRule,
     keyed_fingerprint,
     route_of,
     without_tokens,
 )
 from executor_conformance.harness.wire import WireRecorder
+from executor_conformance.suites.answers import UNEXPECTED
 
 from tests.calls import Call
 
@@ -316,6 +319,47 @@ def test_answer(recorder: WireRecorder, client: httpx.Client, upstream: Upstream
     assert actions(history) == ["answer"]
     (event,) = history.of("wire", phase="response")
     assert (event["status"], event["by"], event["body_detail"]) == (503, "rule", '{"detail": "busy"}')
+
+
+@pytest.mark.parametrize("way", [way for way in UNEXPECTED if UNEXPECTED[way].cut_at is None])
+def test_answer_that_nobody_expects(recorder: WireRecorder, client: httpx.Client, upstream: Upstream, way: str) -> None:
+    meant = replace(UNEXPECTED[way], drip_s=0.05 if UNEXPECTED[way].drip_s else 0.0)
+    recorder.add_rule(WireRule(meant))
+    answer = client.get("/x")
+    assert (answer.status_code, answer.text) == (meant.status, meant.body or "")
+    assert {name: answer.headers.get(name) for name in meant.headers} == meant.headers
+    assert upstream.received == []
+
+
+def test_answer_that_is_cut_off(recorder: WireRecorder, client: httpx.Client, history: History) -> None:
+    recorder.add_rule(WireRule(UNEXPECTED["200-truncated"]))
+    with client.stream("GET", "/x") as answer:
+        assert int(answer.headers["Content-Length"]) > 200
+        with pytest.raises(httpx.RemoteProtocolError):
+            answer.read()
+    assert history.of("wire", phase="response")[0]["status"] == 200
+
+
+def test_answer_that_comes_slowly(recorder: WireRecorder, client: httpx.Client) -> None:
+    recorder.add_rule(WireRule(Answer(200, "x" * 100, drip_s=0.4)))
+    started = time.monotonic()
+    with client.stream("GET", "/x") as answer:
+        pieces = list(answer.iter_raw())
+    assert b"".join(pieces) == b"x" * 100
+    assert len(pieces) > 1
+    assert time.monotonic() - started >= 0.3
+
+
+def test_replaced_token(recorder: WireRecorder, client: httpx.Client, history: History) -> None:
+    """The worker gets the token of the rule, and the history tells it as the one that the worker was given."""
+    other = jwt.encode({**CLAIMS, "jti": "c"}, KEY, algorithm="HS512")
+    rule = recorder.add_rule(WireRule(ReplaceToken(other), times=1))
+    assert client.get("/refresh").headers["Refreshed-API-Token"] == other
+    assert client.get("/refresh").headers["Refreshed-API-Token"] == REFRESHED
+    assert [event["refreshed"]["claims"]["jti"] for event in history.of("wire", phase="response")] == ["c", "b"]
+    assert len(rule.applied) == 1
+    assert other not in str(rule)
+    assert other not in json.dumps(history.events)
 
 
 def test_drop_request(recorder: WireRecorder, client: httpx.Client, upstream: Upstream, history: History) -> None:
