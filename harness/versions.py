@@ -61,11 +61,9 @@ def read_bounds(where: str, value: object) -> Bounds:
     for name, text in value.items():
         if name not in NAMES and not (name.startswith(_PROVIDER) and name != _PROVIDER):
             near = difflib.get_close_matches(name.removeprefix(_PROVIDER).replace(".", "-"), NAMES, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise UsageError(
-                f"{where} bounds the versions of {name!r}, which is unknown; {hint}The names are {', '.join(NAMES)}, "
-                f"and the whole name of any other provider, {_PROVIDER}…"
-            )
+            every = f"give one of {', '.join(NAMES)}, or the whole name of a provider, {_PROVIDER}…"
+            hint = f"did you mean {near[0]}?" if near else every
+            raise UsageError(f"{where} bounds the versions of {name!r}, which is unknown; {hint}")
         if not isinstance(text, str) or not _is_valid(text):
             raise UsageError(
                 f"{where} has the specifier {text!r} for {name}, which is not valid; write one as in {EXAMPLE}."
