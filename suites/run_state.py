@@ -83,9 +83,9 @@ class ConformanceState:
         else:
             loaded = load_for_line(folder, run.versions[CORE], self.catalogue)
         if loaded.stands_for and loaded.path:
+            there, missing = loaded.path.name, f"{loaded.stands_for.parent.name}/{loaded.stands_for.name}"
             self.say(
-                f"conformance: there is no {loaded.stands_for.name} of known failures yet; {loaded.path.name} is used "
-                "instead, and what it lists and passes now is no problem"
+                f"conformance: there is no {missing} yet; {there} tells the known failures, and what it lists may pass"
             )
         return loaded.of(run)
 
