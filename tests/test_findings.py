@@ -197,6 +197,16 @@ def test_a_finding_is_seen_within_its_versions(tmp_path: Path, findings: str, ai
     assert (f"- seen on Airflow {airflow}" in text) is seen
 
 
+def test_a_failure_with_two_causes_shows_those_that_its_versions_have(tmp_path: Path) -> None:
+    other = FINDING.partition("[[finding]]")[2].replace('"forgets"', '"other"').replace("It forgets", "Another")
+    entries = ENTRY.replace('"forgets"', '["forgets", "other"]')
+    found = load_findings(written(tmp_path, f"{FINDING}{BOUNDED}\n[[finding]]{other}", entries), load_catalogue())
+    text = render_findings(found, lambda finding: "run it", [report_of(Verdict.FAIL, airflow="3.4.1")])
+    first, _, second = text.partition("### Another")
+    assert "seen on" not in first
+    assert "seen on Airflow 3.4.1" in second
+
+
 @pytest.mark.parametrize(
     "report",
     [report_of(Verdict.PASS), report_of(Verdict.KNOWN, airflow="3.3.2"), report_of(Verdict.KNOWN, subject="celery")],
