@@ -1,16 +1,14 @@
 """Metadata databases for test environments: each starts as a copy of a migrated template.
 
 A template is made once per version of Airflow, of its providers and of Python by ``airflow db migrate`` in a
-subprocess, and is kept under the user's cache folder; see :func:`cached_template`.
+subprocess, which runs the migrations of providers too. It is kept under the user's cache folder; see
+:func:`cached_template`.
 """
 
 from __future__ import annotations
 
 import abc
 import contextlib
-import functools
-import hashlib
-import importlib.util
 import os
 import platform
 import re
@@ -28,11 +26,12 @@ from typing import Any
 import filelock
 import platformdirs
 from executor_conformance.harness.errors import EnvironmentUnavailable, HarnessError, UsageError
+from executor_conformance.harness.fingerprint import tables_fingerprint
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.settings import EXTERNAL_MANAGERS
 
 CACHE_NAME = "airflow-executor-conformance"
 BUSY_SECONDS = 5.0
-_PREFIX = "apache-airflow-providers-"
 
 Spawn = Callable[[str, list[str], dict[str, str], Path], Any]
 """``spawn(name, argv, env, cwd)`` starts a process; the result has ``pid``, ``alive`` and ``log_tail()``."""
@@ -171,7 +170,7 @@ def _make_sqlite(folder: Path, env: Mapping[str, str]) -> SqliteDatabase:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.close()
 
-    template = cached_template(template_key("sqlite"), build)
+    template = cached_template(template_key("sqlite", env), build)
     database = SqliteDatabase(folder / "airflow.db")
     database.drop()
     shutil.copyfile(template / "airflow.db", database.path)
@@ -214,9 +213,10 @@ def cached_template(key: str, build: Callable[[Path], None]) -> Path:
     return final
 
 
-def template_key(server: str) -> str:
+def template_key(server: str, env: Mapping[str, str]) -> str:
     """The name of the template for this installation; it changes with all that shapes the tables."""
-    return f"airflow-{airflow_version()}-py{platform.python_version()}-{server}-{_fingerprint()}"
+    fingerprint = tables_fingerprint(env.get(EXTERNAL_MANAGERS, ""))
+    return f"airflow-{airflow_version()}-py{platform.python_version()}-{server}-{fingerprint}"
 
 
 def airflow_version() -> str:
@@ -230,33 +230,16 @@ def airflow_version() -> str:
     raise EnvironmentUnavailable("Airflow is not installed here; install apache-airflow-core>=3.3.")
 
 
-@functools.cache
-def _fingerprint() -> str:
-    digest = hashlib.sha256()
-    versions = {
-        name.lower(): dist.version
-        for dist in metadata.distributions()
-        if (name := dist.metadata["Name"] or "").lower().startswith((_PREFIX, "sqlalchemy", "alembic"))
-    }
-    digest.update(repr(sorted(versions.items())).encode())
-    # A checkout of Airflow keeps its version while its tables change, so the sources count too.
-    spec = importlib.util.find_spec("airflow")
-    for root in map(Path, (spec.submodule_search_locations or ()) if spec else ()):
-        patterns = ("models/**/*.py", "migrations/versions/*.py", "providers/*/models/*.py")
-        for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
-            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
 def migrate(url: str, async_url: str, env: Mapping[str, str]) -> None:
-    """Run ``airflow db migrate`` on an empty database, with the tables of the installed providers.
+    """Run ``airflow db migrate`` on an empty database, with the migrations of the installed providers.
 
-    :raises HarnessError: it failed or did not end in time; the message ends with its last lines.
+    :raises HarnessError: it failed, did not end in time, or left a provider's tables behind; the message ends with its
+        last lines.
     """
     with tempfile.TemporaryDirectory(prefix="executor-conformance-home-") as home:
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "airflow", "db", "migrate"],
+                [sys.executable, "-m", "executor_conformance.harness.airflow_side.migration"],
                 env=_migration_environ(url, async_url, env, home),
                 cwd=home,
                 stdin=subprocess.DEVNULL,
@@ -280,9 +263,13 @@ def migrate(url: str, async_url: str, env: Mapping[str, str]) -> None:
 
 
 def _migration_environ(url: str, async_url: str, env: Mapping[str, str], home: str) -> dict[str, str]:
-    # A template serves every environment, so no setting of a single one may shape it.
+    # A template serves every environment, so no setting of a single one may shape it. Which tables there are besides
+    # Airflow's own is a matter of the installation.
+    managers = env.get(EXTERNAL_MANAGERS)
     kept = {k: v for k, v in {**os.environ, **env}.items() if not k.startswith(("AIRFLOW", "_AIRFLOW"))}
     kept.pop("PYTHONDONTWRITEBYTECODE", None)
+    if managers:
+        kept[EXTERNAL_MANAGERS] = managers
     return kept | {
         "AIRFLOW_HOME": home,
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

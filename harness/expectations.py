@@ -2,7 +2,8 @@
 
 They are strict: an entry whose clause passes now, that matches nothing, or that is past its date fails the
 run. In ``subject`` and ``case`` the signs ``*`` and ``?`` are wildcards; square brackets stand for
-themselves, because the ids of parametrised cases have them.
+themselves, because the ids of parametrised cases have them. An entry that is about another database, or about other
+versions, does not exist for a run.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import datetime
 import fnmatch
 import hashlib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,10 +21,11 @@ from typing import Any, NamedTuple
 from executor_conformance.harness.catalogue import Catalogue
 from executor_conformance.harness.errors import UsageError
 from executor_conformance.harness.verdicts import Decision, Verdict
+from executor_conformance.harness.versions import UNBOUNDED, Bounds, Circumstances, line_of, read_bounds
 
 ON_DEMAND = ("sweep.", "sequences.")
 """How the ids of cases begin that run only when they are asked for."""
-_KEYS = ("subject", "clause", "case", "database", "reason", "finding", "link", "review")
+_KEYS = ("subject", "clause", "case", "database", "versions", "reason", "finding", "link", "review")
 DATABASES = ("sqlite", "postgres")
 _FAILED = frozenset({Verdict.FAIL, Verdict.KNOWN, Verdict.FINDING})
 
@@ -48,6 +51,8 @@ class Entry:
     case: str = "*"
     database: str = ""
     """The kind of database that it is about, of :data:`DATABASES`; empty: any."""
+    versions: Bounds = UNBOUNDED
+    """The versions that it is about."""
     link: str = ""
     findings: tuple[str, ...] = ()
     """Ids of the findings that are its cause, where a ``findings.toml`` describes them."""
@@ -55,6 +60,10 @@ class Entry:
     def matches(self, subject: str, case: str, clause: str) -> bool:
         """Whether this entry speaks of the clause in that case of that subject."""
         return clause in self.clauses and _like(subject, self.subject) and _like(case, self.case)
+
+    def holds(self, run: Circumstances) -> bool:
+        """Tell if it is about a run; one that is not neither excuses a failure nor can be wrong for the run."""
+        return self.database in ("", database_kind(run.database)) and self.versions.admit(run.versions)
 
     @property
     def on_demand(self) -> bool:
@@ -87,11 +96,12 @@ class Expectations:
     matches: list[tuple[int, Cell]] = field(default_factory=list)
     digest: str = ""
     """SHA-256 of the file as it was read."""
+    stands_for: Path | None = None
+    """The file that there is not yet, where the entries are of an older line; what passes now is no problem then."""
 
-    def on(self, database: str) -> Expectations:
-        """Those that are about runs on a database, named as in an option or in a report ('PostgreSQL 15.18')."""
-        kind = database_kind(database)
-        return replace(self, entries=tuple(entry for entry in self.entries if entry.database in ("", kind)))
+    def of(self, run: Circumstances) -> Expectations:
+        """Return those that hold for a run."""
+        return replace(self, entries=tuple(entry for entry in self.entries if entry.holds(run)))
 
     def apply(self, subject: str, case: str, decisions: Iterable[Decision]) -> list[Decision]:
         """The decisions with listed failures turned into ``known`` and listed findings marked ``listed``."""
@@ -132,7 +142,9 @@ class Expectations:
         matched = [cell for cell in cells if entry.matches(cell.subject, cell.case, cell.clause)]
         failed = [cell for cell in matched if cell.verdict in _FAILED]
         passed = [cell for cell in matched if cell.verdict == Verdict.PASS]
-        if passed and not failed:
+        if self.stands_for:
+            pass  # a newer line may have fixed what an older one breaks
+        elif passed and not failed:
             found.append(f"{entry.title} passes now in {_cells(passed)}; remove it.")
         elif passed:
             found.append(
@@ -152,13 +164,13 @@ class Expectations:
                 findings.setdefault((cell.subject, cell.clause), []).append(cell)
         return [
             f"A platform finding that is not written down: {subject} breaks {clause} in "
-            f"{_cells(group, False)}; list it in {self.path}."
+            f"{_cells(group, False)}; list it in {self.stands_for or self.path}."
             for (subject, clause), group in findings.items()
         ]
 
 
 def load_expectations(path: Path, catalogue: Catalogue, today: datetime.date | None = None) -> Expectations:
-    """Read an expectations file.
+    """Read an expectations file; :meth:`Expectations.of` then gives what holds for a run.
 
     :raises UsageError: the file is missing, is no TOML, or has an entry that breaks a rule.
     """
@@ -178,6 +190,27 @@ def load_expectations(path: Path, catalogue: Catalogue, today: datetime.date | N
     entries = tuple(_entry(path, catalogue, number, entry) for number, entry in enumerate(listed, 1))
     digest = hashlib.sha256(content).hexdigest()
     return Expectations(entries, path, today or datetime.date.today(), digest=digest)
+
+
+def load_for_line(folder: Path, airflow: str, catalogue: Catalogue) -> Expectations:
+    """Read the file of a version's line, or that of the newest line before it, which then stands for it.
+
+    :return: without any entries if there is none.
+    :raises UsageError: as :func:`load_expectations` does.
+    """
+    line = line_of(airflow)
+    found = [path for path in folder.glob("*.toml") if re.fullmatch(r"\d+\.\d+", path.stem)]
+    paths = sorted(
+        (path for path in found if _numbers(path.stem) <= _numbers(line)), key=lambda path: _numbers(path.stem)
+    )
+    if not paths:
+        return Expectations()
+    loaded = load_expectations(paths[-1], catalogue)
+    return loaded if paths[-1].stem == line else replace(loaded, stands_for=folder / f"{line}.toml")
+
+
+def _numbers(line: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", line)]
 
 
 def _entry(path: Path, catalogue: Catalogue, number: int, entry: Mapping[str, Any]) -> Entry:
@@ -204,6 +237,7 @@ def _entry(path: Path, catalogue: Catalogue, number: int, entry: Mapping[str, An
         case=entry.get("case", "*"),
         reason=entry["reason"].strip().rstrip("."),
         database=_database(where, entry.get("database", "")),
+        versions=read_bounds(where, entry["versions"]) if "versions" in entry else UNBOUNDED,
         link=entry.get("link", ""),
         findings=tuple(_ids(where, entry, "finding")) if "finding" in entry else (),
         review=_date(where, entry["review"]),

@@ -16,6 +16,7 @@ from typing import Any
 from executor_conformance.harness.catalogue import Catalogue
 from executor_conformance.harness.errors import UsageError
 from executor_conformance.harness.expectations import Entry, load_expectations
+from executor_conformance.harness.versions import UNBOUNDED, Bounds, read_bounds
 
 FILE = "findings.toml"
 
@@ -27,8 +28,8 @@ _OPTIONAL = ("upstream", "upstream_note", "options")
 class Finding:
     """One defect; ``lines`` are Airflow lines such as ``3.4``, ``where`` pairs of a file and a function or class in it.
 
-    ``component`` is 'core' or the name of an executor, ``upstream`` addresses of issues and pull requests, and
-    ``options`` what its case needs beside ``--backend`` and ``--case``.
+    ``component`` is 'core' or the name of an executor, ``upstream`` addresses of issues and pull requests, ``options``
+    what its case needs beside ``--backend`` and ``--case``, and ``versions`` those that have the defect.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Finding:
     cause: str
     where: tuple[tuple[str, str], ...]
     lines: tuple[str, ...]
+    versions: Bounds = UNBOUNDED
     upstream: tuple[str, ...] = ()
     upstream_note: str = ""
     options: str = ""
@@ -97,7 +99,7 @@ def _finding(path: Path, number: int, entry: object, versions: Mapping[str, str]
     where = f"The finding {number} in {path}"
     if not isinstance(entry, dict):
         raise UsageError(f"{where} is no table; write [[finding]] entries.")
-    keys = (*_TEXTS, "where", "lines", *_OPTIONAL)
+    keys = (*_TEXTS, "where", "lines", "versions", *_OPTIONAL)
     if unknown := [name for name in entry if name not in keys]:
         raise UsageError(f"{where} has the unknown key {unknown[0]!r}; the keys are {', '.join(keys)}.")
     for name in (*_TEXTS, *(name for name in ("upstream_note", "options") if name in entry)):
@@ -114,11 +116,14 @@ def _finding(path: Path, number: int, entry: object, versions: Mapping[str, str]
         raise UsageError(f"{where} has a 'where' that is not like 'airflow/file.py: Class.function'.")
     if bad := [link for link in entry.get("upstream", ()) if not re.fullmatch(r"https://[^\s<>]+", link)]:
         raise UsageError(f"{where} has the upstream {bad[0]!r}, which is no https address.")
-    fixed: dict[str, Any] = {name: entry[name] for name in entry if name not in ("where", "lines", "upstream")}
+    fixed: dict[str, Any] = {
+        name: entry[name] for name in entry if name not in ("where", "lines", "versions", "upstream")
+    }
     return Finding(
         **fixed,
         where=tuple((place[1], place[2]) for place in places if place),
         lines=tuple(entry["lines"]),
+        versions=read_bounds(where, entry["versions"]) if "versions" in entry else UNBOUNDED,
         upstream=tuple(entry.get("upstream", ())),
     )
 
@@ -141,3 +146,10 @@ def _check(path: Path, found: Findings) -> None:
         if lines != set(finding.lines):
             said, real = ", ".join(finding.lines), ", ".join(sorted(lines)) or "none"
             raise UsageError(f"The finding {finding.id} in {path} has the lines {said}; it has entries for {real}.")
+        for line, entry in found.entries_of(finding):
+            # an entry with another cause besides goes on without this one
+            if len(entry.findings) == 1 and not set(finding.versions.specifiers) <= set(entry.versions.specifiers):
+                raise UsageError(
+                    f"{entry.title} of {line} does not have the versions of its finding {finding.id} in {path}, which "
+                    f"are {finding.versions}; give both the same."
+                )

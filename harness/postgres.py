@@ -276,7 +276,7 @@ def _local_template(env: Mapping[str, str], spawn: Spawn) -> Path:
         finally:
             cluster.stop()
 
-    return cached_template(template_key(f"postgres{server_version().split('.')[0]}"), build)
+    return cached_template(template_key(f"postgres{server_version().split('.')[0]}", env), build)
 
 
 class GivenPostgres(Database):

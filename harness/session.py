@@ -18,6 +18,7 @@ from executor_conformance.harness.backend import EMULATOR, Backend, Options, Var
 from executor_conformance.harness.case import Case, DoesNotSupport, NotApplicable
 from executor_conformance.harness.catalogue import Catalogue
 from executor_conformance.harness.checker import decide
+from executor_conformance.harness.database import airflow_version
 from executor_conformance.harness.environment import Environment
 from executor_conformance.harness.errors import ConformanceError, HarnessError, SchedulerDied, UsageError
 from executor_conformance.harness.expectations import Expectations
@@ -25,6 +26,7 @@ from executor_conformance.harness.history import Clock, History
 from executor_conformance.harness.report.model import CaseResult, SubjectInfo, case_verdict, clause_results
 from executor_conformance.harness.report.outcome import control_failures, excused
 from executor_conformance.harness.settings import PARALLELISM
+from executor_conformance.harness.versions import Circumstances, versions_of
 from executor_conformance.harness.view import TERMINAL, WAITING
 
 GROUP = "executor_conformance.backends"
@@ -394,6 +396,11 @@ def providers() -> dict[str, str]:
         ):
             found[name] = distribution.version
     return dict(sorted(found.items()))
+
+
+def circumstances(database: str) -> Circumstances:
+    """Return those of a run in this Python environment, on a database that is named as in an option."""
+    return Circumstances(database, versions_of(airflow_version(), providers()))
 
 
 def reproduce_line(module: str, function: str, parameters: str, options: Options, subject: Subject) -> str:

@@ -11,6 +11,9 @@ from pathlib import Path
 PARALLELISM = 3
 """``[core] parallelism`` of every environment: small, so that a full executor is cheap to make."""
 
+EXTERNAL_MANAGERS = "AIRFLOW__DATABASE__EXTERNAL_DB_MANAGERS"
+"""Where an installation names what makes tables beside Airflow's and is not declared by a provider."""
+
 
 def bytecode_cache() -> str:
     """Where Airflow's byte code is kept between runs; without it each process compiles what it imports."""
@@ -37,6 +40,7 @@ def base_environ(folder: Path, executor: str, callable_timeout_s: float, fingerp
         "PYTHONPATH",
         "LD_LIBRARY_PATH",
         "TZ",
+        EXTERNAL_MANAGERS,
     )
     env = {name: os.environ[name] for name in kept if name in os.environ}
     if path := env.get("PYTHONPATH"):  # Airflow's processes start in other folders

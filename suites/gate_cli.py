@@ -71,7 +71,7 @@ def gate(
     judged = load_report(report)
     before = load_report(baseline) if baseline else None
     loaded = load_expectations(expectations, load_catalogue()) if expectations else None
-    listed = loaded.on(judged.run.database) if loaded else None
+    listed = loaded.of(judged.run.circumstances) if loaded else None
     required = [label.strip() for labels in require for label in labels.split(",")]
     if not all(required):
         raise UsageError("--require has an empty subject; give the label of one, as the report shows it.")

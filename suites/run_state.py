@@ -71,12 +71,23 @@ class ConformanceState:
         self._recorder: Recorder | None = None
 
     def _load_expectations(self, given: str | None) -> Any:
-        from executor_conformance.harness.expectations import Expectations, load_expectations
+        from executor_conformance.harness.expectations import Expectations, load_expectations, load_for_line
+        from executor_conformance.harness.session import circumstances
+        from executor_conformance.harness.versions import CORE
 
-        path = Path(given) if given else _own_expectations(self.config)
-        if path is None or (self.options.executor and not given):
+        run = circumstances(self.options.database)
+        if given:
+            loaded = load_expectations(Path(given), self.catalogue)
+        elif self.options.executor or not (folder := _own_expectations(self.config)):
             return Expectations()
-        return load_expectations(path, self.catalogue).on(self.options.database)
+        else:
+            loaded = load_for_line(folder, run.versions[CORE], self.catalogue)
+        if loaded.stands_for and loaded.path:
+            there, missing = loaded.path.name, f"{loaded.stands_for.parent.name}/{loaded.stands_for.name}"
+            self.say(
+                f"conformance: there is no {missing} yet; {there} tells the known failures, and what it lists may pass"
+            )
+        return loaded.of(run)
 
     @property
     def pool(self) -> EnvironmentPool:
@@ -115,19 +126,11 @@ class ConformanceState:
 
 
 def _own_expectations(config: pytest.Config) -> Path | None:
-    """The checkout's own expectations for the installed Airflow, if pytest runs in the checkout."""
+    """The folder of the checkout's own expectations, if pytest runs in the checkout."""
     # pytest takes the value of an option for a path when it finds its root, so the root alone does not tell
     roots = (config.rootpath, config.invocation_params.dir)
     marks = (Path("suites", "contract.toml"), Path("expectations"))  # an installed package has the first as well
-    root = next((root for root in roots if all((root / mark).exists() for mark in marks)), None)
-    if root is None:
-        return None
-    folder = root / "expectations"
-    from importlib.metadata import version
-
-    line = ".".join(version("apache-airflow-core").split(".")[:2])
-    path = folder / f"{line}.toml"
-    return path if path.exists() else None
+    return next((root / "expectations" for root in roots if all((root / mark).exists() for mark in marks)), None)
 
 
 def check_airflow() -> None:
@@ -138,6 +141,7 @@ def check_airflow() -> None:
     from importlib.metadata import PackageNotFoundError, version
 
     from executor_conformance.harness.errors import UsageError
+    from packaging.version import Version
 
     try:
         found = version("apache-airflow-core")
@@ -145,8 +149,7 @@ def check_airflow() -> None:
         raise UsageError(
             "Airflow is not installed in this environment; install apache-airflow 3.3 or later beside this package."
         ) from None
-    major, minor = (int(part) for part in found.split(".")[:2])
-    if (major, minor) < (3, 3):
+    if Version(found).release < (3, 3):
         raise UsageError(f"Airflow {found} is too old: callbacks on executors need Airflow 3.3 or later.")
 
 

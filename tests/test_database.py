@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 from executor_conformance.harness import database as databases
 from executor_conformance.harness import postgres
 from executor_conformance.harness.database import Database, SqliteDatabase, cached_template, make_database
@@ -331,6 +333,22 @@ def test_failed_build_leaves_no_template(cache: dict[str, str]) -> None:
         for path in (databases.cache_folder() / "templates").iterdir()
         if path.is_dir() and path.name.startswith((".making-", "broken"))
     ]
+
+
+@pytest.mark.slow
+def test_the_template_is_at_the_latest_migration_of_each_provider(migrated: Database) -> None:
+    """So no component makes a table of its own as it starts."""
+    spec = importlib.util.find_spec("airflow")
+    assert spec is not None
+    folders = [Path(each) / "providers/edge3/migrations" for each in spec.submodule_search_locations or ()]
+    folder = next((each for each in folders if each.exists()), None)
+    if folder is None:
+        pytest.skip("the provider edge3 is not installed")
+    reader = migrated.connect()
+    [(version,)] = reader.execute("SELECT version_num FROM alembic_version_edge3")
+    assert version == ScriptDirectory(str(folder)).get_current_head()
+    assert reader.execute("SELECT count(*) FROM edge_job") == [(0,)]
+    reader.close()
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from executor_conformance.harness.backend import Backend, Options
 from executor_conformance.harness.catalogue import load_catalogue
+from executor_conformance.harness.expectations import load_expectations
 from executor_conformance.suites.cli import main, suite_cases
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +53,15 @@ def test_options_and_commands_exist(page: Path) -> None:
     groups = "|".join(group.id for group in catalogue.groups)
     clauses = set(re.findall(rf"\b(?:{groups})-\d+", text))
     assert clauses <= {clause.id for clause in catalogue.clauses}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_expectations_in_the_pages_can_be_read(page: Path, tmp_path: Path) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    path = tmp_path / "expectations.toml"
+    for block in (block for block in blocks if "[[expected]]" in block):
+        path.write_text(block)
+        assert load_expectations(path, load_catalogue()).entries
 
 
 def test_extras_in_the_pages_exist() -> None:

@@ -19,6 +19,7 @@ from executor_conformance.harness.environment import Environment
 from executor_conformance.harness.expectations import Expectations, load_expectations
 from executor_conformance.harness.session import Recorder, Subject
 from executor_conformance.harness.verdicts import Verdict
+from executor_conformance.harness.versions import line_of
 from executor_conformance.suites.cli import main, suite_cases
 
 from tests.test_mutants import run_case
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "my-executor"
 PAGE = ROOT / "docs" / "first-executor.md"
 WORKFLOW = EXAMPLE / ".github" / "workflows" / "conformance.yml"
-needs_34 = pytest.mark.skipif(version("apache-airflow-core") < "3.4", reason="the example is for Airflow 3.4")
+needs_34 = pytest.mark.skipif(line_of(version("apache-airflow-core")) == "3.3", reason="the example is for Airflow 3.4")
 
 FIRST, MENDED = "my_executor.first_try.MyExecutor", "my_executor.MyExecutor"
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from executor_conformance.harness.catalogue import load_catalogue
 from executor_conformance.harness.errors import UsageError
-from executor_conformance.harness.expectations import Expectations, load_expectations
+from executor_conformance.harness.expectations import Expectations, load_expectations, load_for_line
 from executor_conformance.harness.verdicts import Decision, Verdict
+from executor_conformance.harness.versions import Circumstances
 
 TODAY = datetime.date(2026, 11, 20)
 LATER = "review = 2027-01-31"
@@ -57,7 +60,7 @@ def test_a_listed_failure_is_known_with_its_reason_and_link(tmp_path: Path) -> N
     ],
 )
 def test_an_entry_may_be_about_a_database(tmp_path: Path, database: str, verdict: Verdict) -> None:
-    listed = load(tmp_path, ENTRY + 'database = "postgres"\n').on(database)
+    listed = load(tmp_path, ENTRY + 'database = "postgres"\n').of(Circumstances(database, {}))
     (decision,) = listed.apply("local", "crash", [Decision("CRASH-1", Verdict.FAIL)])
     assert decision.verdict is verdict
     nothing = listed.problems([("local", "crash", "CRASH-3", "pass")], complete=True)
@@ -65,7 +68,97 @@ def test_an_entry_may_be_about_a_database(tmp_path: Path, database: str, verdict
 
 
 def test_an_entry_about_no_database_is_about_each(tmp_path: Path) -> None:
-    assert len(load(tmp_path, ENTRY).on("sqlite").entries) == len(load(tmp_path, ENTRY).on("postgres").entries) == 1
+    for database in ("sqlite", "postgres"):
+        assert len(load(tmp_path, ENTRY).of(Circumstances(database, {})).entries) == 1
+
+
+VERSIONS = 'versions = { core = ">=3.4.0b1,<3.4.1", edge3 = "<5.1.1rc1" }\n'
+
+
+@pytest.mark.parametrize(
+    ("core", "edge3", "holds"),
+    [
+        ("3.4.0b2", "5.1.0", True),
+        ("3.4.0", "5.1.0", True),
+        ("3.4.1", "5.1.0", False),
+        ("3.3.2", "5.1.0", False),
+        ("3.4.0", "5.1.1", False),
+        ("3.4.0", "5.1.1rc1", False),
+        ("3.4.0", None, False),
+    ],
+)
+def test_an_entry_may_be_about_versions(tmp_path: Path, core: str, edge3: str | None, holds: bool) -> None:
+    run = Circumstances("sqlite", {"core": core, **({"edge3": edge3} if edge3 else {})})
+    listed = load(tmp_path, ENTRY + VERSIONS).of(run)
+    [decision] = listed.apply("local", "crash", [Decision("CRASH-1", Verdict.FAIL)])
+    assert decision.verdict is (Verdict.KNOWN if holds else Verdict.FAIL)
+
+
+@pytest.mark.parametrize(
+    "cell", [("local", "a", "CRASH-1", "pass"), ("celery", "a", "CRASH-1", "pass")], ids=["passes", "matches nothing"]
+)
+def test_an_entry_about_other_versions_is_never_wrong(tmp_path: Path, cell: tuple[str, str, str, str]) -> None:
+    listed = load(tmp_path, ENTRY.replace("2027-01-31", "2020-01-31") + VERSIONS)
+    within, beyond = (Circumstances("sqlite", {"core": core, "edge3": "5.1.0"}) for core in ("3.4.0", "3.4.1"))
+    assert len(listed.of(within).problems([cell], complete=True)) == 2  # it is past its date as well
+    assert listed.of(beyond).problems([cell], complete=True) == []
+
+
+def test_a_finding_that_is_listed_for_other_versions_is_not_written_down(tmp_path: Path) -> None:
+    listed = load(tmp_path, ENTRY.replace("CRASH-1", "TOKEN-2") + VERSIONS)
+    cell = ("local", "a", "TOKEN-2", "finding")
+    assert listed.of(Circumstances("sqlite", {"core": "3.4.0", "edge3": "5.1.0"})).problems([cell], complete=True) == []
+    [problem] = listed.of(Circumstances("sqlite", {"core": "3.4.0"})).problems([cell], complete=True)
+    assert "not written down" in problem
+
+
+@pytest.mark.parametrize(
+    ("airflow", "used", "stands_for"),
+    [
+        ("3.3.2", "3.3.toml", None),
+        ("3.4.0b2", "3.4.toml", None),
+        ("3.4.0", "3.4.toml", None),
+        ("3.4.1", "3.4.toml", None),
+        ("3.5.0b1", "3.4.toml", "3.5.toml"),
+        ("3.10.0", "3.4.toml", "3.10.toml"),
+        ("4.0.0.dev0", "3.4.toml", "4.0.toml"),
+        ("3.2.1", None, None),
+    ],
+)
+def test_a_line_without_a_file_has_that_of_the_line_before(
+    tmp_path: Path, airflow: str, used: str | None, stands_for: str | None
+) -> None:
+    for name in ("3.3.toml", "3.4.toml", "findings.toml"):
+        (tmp_path / name).write_text(ENTRY if name[0] == "3" else "")
+    found = load_for_line(tmp_path, airflow, load_catalogue())
+    assert found.path == (used and tmp_path / used)
+    assert found.stands_for == (stands_for and tmp_path / stands_for)
+    assert bool(found.entries) is bool(used)
+
+
+def test_what_a_file_of_an_older_line_lists_may_pass(tmp_path: Path) -> None:
+    listed = replace(load(tmp_path, ENTRY), stands_for=tmp_path / "3.5.toml")
+    [decision] = listed.apply("local", "a", [Decision("CRASH-1", Verdict.FAIL)])
+    assert decision.verdict is Verdict.KNOWN
+    for cells in ([("local", "a", "CRASH-1", "pass")], [("celery", "a", "CRASH-1", "pass")]):
+        assert listed.problems(cells, complete=True) == []
+    [problem] = listed.problems([("local", "a", "TOKEN-2", "finding")], complete=False)
+    assert problem.endswith("list it in " + str(tmp_path / "3.5.toml") + ".")
+
+
+def test_each_use_of_a_file_asks_what_holds_for_the_run() -> None:
+    """Only what shows a whole file uses it as it was read."""
+    root = Path(__file__).parent.parent
+    uses = [
+        (path.name, line.strip())
+        for folder in ("harness", "suites", "backends")
+        for path in sorted((root / folder).rglob("*.py"))
+        for line in path.read_text("utf-8").splitlines()
+        if re.search(r"(?<!def )\bload_(expectations|for_line)\(", line)
+    ]
+    assert {name for name, _ in uses} == {"expectations.py", "findings.py", "gate_cli.py", "run_state.py"}
+    for name in ("gate_cli.py", "run_state.py"):
+        assert ".of(" in (root / "suites" / name).read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -179,6 +272,17 @@ def test_problems_need_only_plain_results_of_several_processes(tmp_path: Path) -
             'subject = "local"\ndatabase = "oracle"',
             "has the database 'oracle'; give sqlite or postgres",
         ),
+        (LATER, f"{LATER}\nversions = {{}}", "has 'versions' that are no table, or an empty one; write versions = "),
+        (LATER, f'{LATER}\nversions = "<3.4.1"', "has 'versions' that are no table"),
+        (
+            LATER,
+            f'{LATER}\nversions = {{ edge3 = "5.1.1" }}',
+            "has the specifier '5.1.1' for edge3, which is not valid",
+        ),
+        (LATER, f'{LATER}\nversions = {{ edge3 = "" }}', "has the specifier '' for edge3"),
+        (LATER, f"{LATER}\nversions = {{ edge3 = 5 }}", "has the specifier 5 for edge3"),
+        (LATER, f'{LATER}\nversions = {{ egde3 = "<5" }}', "versions of 'egde3', which is unknown; did you mean edge3"),
+        (LATER, f'{LATER}\nversions = {{ nothing = "<5" }}', "which is unknown; give one of core, task-sdk"),
         ("review = 2027-01-31", 'review = "soon"', "has the review 'soon', which is not a date such as"),
         ("review = 2027-01-31", "review = 2027-01-31T10:00:00", "which is not a date"),
         ('subject = "local"', "subject = 3", "has an empty subject or one that is no string"),

@@ -5,19 +5,22 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from executor_conformance.harness.catalogue import load_catalogue
-from executor_conformance.harness.errors import UsageError
+from executor_conformance.harness.errors import EnvironmentUnavailable, UsageError
 from executor_conformance.harness.findings import Findings, load_findings
 from executor_conformance.harness.report.findings import render_findings
 from executor_conformance.harness.report.model import CaseResult, Report
+from executor_conformance.harness.session import circumstances
 from executor_conformance.harness.verdicts import Verdict
+from executor_conformance.harness.versions import CORE, line_of
 from executor_conformance.suites.cli import main
 from executor_conformance.suites.findings_cli import reproduction
+from packaging.version import Version
 
 from tests.reports import made
 
@@ -77,9 +80,12 @@ def test_every_line_of_expectations_is_covered(found: Findings) -> None:
     assert set(found.entries) == {path.stem for path in FOLDER.glob("*.toml")} - {"findings"}
     for line, entries in found.entries.items():
         assert entries, line
-        assert (
-            f"apache-airflow-core=={found.versions[line]}\n" in (ROOT / f"constraints/airflow-{line}.txt").read_text()
-        )
+        constraints = (ROOT / f"constraints/airflow-{line}.txt").read_text()
+        pinned = re.search("(?m)^apache-airflow-core==(.*)$", constraints)
+        assert pinned
+        # what was seen on a pre-release is not seen anew on the day of the release
+        assert line_of(pinned[1]) == line_of(found.versions[line]) == line
+        assert Version(pinned[1]) >= Version(found.versions[line])
 
 
 def test_links_are_of_sections_that_there_are() -> None:
@@ -90,25 +96,58 @@ def test_links_are_of_sections_that_there_are() -> None:
 
 
 def test_the_causes_are_in_the_source(found: Findings) -> None:
-    """Each file and function that a finding of this Airflow line names is in what is installed."""
+    """Each file and function that a finding names is in what is installed, if that is what it was seen on."""
     try:
-        line = ".".join(version("apache-airflow-core").split(".")[:2])
-    except PackageNotFoundError:
+        installed = circumstances("sqlite").versions
+    except EnvironmentUnavailable:
         pytest.skip("Airflow is not installed")
     spec = importlib.util.find_spec("airflow")
     assert spec is not None
     assert spec.submodule_search_locations is not None
     roots = [Path(place).parent for place in spec.submodule_search_locations]
     seen = 0
-    for finding in found.findings:
-        for file, name in finding.where if line in finding.lines else ():
-            path = next((root / file for root in roots if (root / file).exists()), None)
-            if path is None and "/providers/" in file:
-                continue  # the provider is not installed
-            assert path is not None, f"{finding.id}: {file}"
-            assert name in _names(ast.parse(path.read_text("utf-8"))), f"{finding.id}: {name} in {file}"
-            seen += 1
-    assert seen
+    for file, name, where in causes(found, installed):
+        path = next((root / file for root in roots if (root / file).exists()), None)
+        assert path is not None, f"{where}: {file}"
+        assert name in _names(ast.parse(path.read_text("utf-8"))), f"{where}: {name} in {file}"
+        seen += 1
+    if not seen:
+        pytest.skip(f"the findings were seen on {found.versions} and {found.providers}, and this is another Airflow")
+
+
+def causes(found: Findings, installed: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Files and names of the findings in the parts of Airflow that they were seen on, with the finding's id."""
+    line = line_of(installed[CORE])
+    same = {name for name, version in found.providers.items() if installed.get(name) == version}
+    if found.versions.get(line) == installed[CORE]:
+        same.add(CORE)
+    return [
+        (file, name, finding.id)
+        for finding in found.findings
+        for file, name in (finding.where if line in finding.lines else ())
+        if (_provider(file, found) or CORE) in same
+    ]
+
+
+def _provider(file: str, found: Findings) -> str:
+    """The provider that a file belongs to; empty for core and the task SDK, whose versions go together."""
+    return next((name for name in found.providers if f"/providers/{name.replace('-', '/')}/" in file), "")
+
+
+@pytest.mark.parametrize(
+    ("core", "edge3", "checked"),
+    [
+        ("3.4.0b2", "5.1.0", {"core", "edge3"}),
+        ("3.4.0", "5.1.0", {"edge3"}),
+        ("3.4.1", "5.2.0", set()),
+        ("3.5.0b1", "5.1.0", set()),
+    ],
+)
+def test_a_newer_version_may_have_moved_a_cause(tmp_path: Path, core: str, edge3: str, checked: set[str]) -> None:
+    two = FINDING.replace('Runner"]', 'Runner", "airflow/providers/edge3/cli/worker.py: EdgeWorker"]')
+    found = load_findings(written(tmp_path, two + '[providers]\nedge3 = "5.1.0"\n'), load_catalogue())
+    named = {_provider(file, found) or CORE for file, _, _ in causes(found, {"core": core, "edge3": edge3})}
+    assert named == checked
 
 
 def _names(tree: ast.AST, prefix: str = "") -> set[str]:
@@ -131,6 +170,41 @@ def test_a_report_says_where_a_finding_was_seen(tmp_path: Path) -> None:
     assert "- seen on Airflow 3.4.0b2" in text
     assert "local crash.scheduler\\_restart CRASH-1 known" in text
     assert "``12.1 row new=running `|` <b>``" in text
+
+
+BOUNDED = 'versions = { core = "<3.4.1" }\n'
+
+
+def bounded(findings: str = FINDING + BOUNDED, entries: str = ENTRY + BOUNDED) -> tuple[str, str]:
+    return findings, entries
+
+
+def test_the_page_says_for_which_versions_a_finding_holds(tmp_path: Path) -> None:
+    found = load_findings(written(tmp_path, *bounded()), load_catalogue())
+    assert "\n- holds for: `core <3.4.1`\n" in render_findings(found, lambda finding: "run it")
+    # a fix that differs by line is said by the entries alone
+    found = load_findings(written(tmp_path, *bounded(findings=FINDING)), load_catalogue())
+    assert "\n- holds for: `core <3.4.1` in Airflow 3.4\n" in render_findings(found, lambda finding: "run it")
+    found = load_findings(written(tmp_path), load_catalogue())
+    assert "holds for" not in render_findings(found, lambda finding: "run it")
+
+
+@pytest.mark.parametrize("findings", [FINDING, FINDING + BOUNDED], ids=["of its entries", "its own"])
+@pytest.mark.parametrize(("airflow", "seen"), [("3.4.0b2", True), ("3.4.0", True), ("3.4.1", False)])
+def test_a_finding_is_seen_within_its_versions(tmp_path: Path, findings: str, airflow: str, seen: bool) -> None:
+    found = load_findings(written(tmp_path, *bounded(findings)), load_catalogue())
+    text = render_findings(found, lambda finding: "run it", [report_of(Verdict.FAIL, airflow=airflow)])
+    assert (f"- seen on Airflow {airflow}" in text) is seen
+
+
+def test_a_failure_with_two_causes_shows_those_that_its_versions_have(tmp_path: Path) -> None:
+    other = FINDING.partition("[[finding]]")[2].replace('"forgets"', '"other"').replace("It forgets", "Another")
+    entries = ENTRY.replace('"forgets"', '["forgets", "other"]')
+    found = load_findings(written(tmp_path, f"{FINDING}{BOUNDED}\n[[finding]]{other}", entries), load_catalogue())
+    text = render_findings(found, lambda finding: "run it", [report_of(Verdict.FAIL, airflow="3.4.1")])
+    first, _, second = text.partition("### Another")
+    assert "seen on" not in first
+    assert "seen on Airflow 3.4.1" in second
 
 
 @pytest.mark.parametrize(
@@ -157,6 +231,9 @@ def test_a_report_that_does_not_show_it_says_nothing(tmp_path: Path, report: Rep
         (FINDING.replace('cause = "Nothing looks for it."', ""), ENTRY, "has no cause"),
         (FINDING.replace(": SchedulerJobRunner", ""), ENTRY, "like 'airflow/file.py: Class.function'"),
         (FINDING + 'upstream = ["#12"]\n', ENTRY, "no https address"),
+        (FINDING + BOUNDED, ENTRY, "does not have the versions of its finding forgets"),
+        (FINDING + BOUNDED.replace("<3.4.1", "3.4.1"), ENTRY, "the specifier '3.4.1' for core, which is not valid"),
+        (FINDING + "versions = {}\n", ENTRY, "has 'versions' that are no table, or an empty one"),
         (FINDING + "\n[more]\n", ENTRY, "nothing else"),
         (FINDING.replace("[lines]", "[lines"), ENTRY, "no valid TOML"),
         (FINDING.partition("[[finding]]")[0] + "finding = 3", ENTRY, "[[finding]] entries"),

@@ -219,6 +219,20 @@ def test_the_reason_of_a_listed_failure_is_said_once(tmp_path: Path) -> None:
     assert second.cases[1].clauses["RUN-1"]["reason"] == "It is so: RUN_1 was fail."
 
 
+@pytest.mark.parametrize(
+    ("core", "edge3", "code"), [("3.4.0b2", "5.1.0", 0), ("3.4.0", "5.1.0", 0), ("3.4.1", "5.1.0", 1), ("3.4.0", "", 1)]
+)
+def test_a_report_is_judged_by_the_versions_that_it_names(tmp_path: Path, core: str, edge3: str, code: int) -> None:
+    providers = {"apache-airflow-providers-edge3": edge3} if edge3 else {}
+    failing = stored(tmp_path / "f", *controlled(case("a", RUN_1=F)), airflow_version=core, providers=providers)
+    passing = stored(tmp_path / "p", *controlled(case("a", RUN_1=P)), airflow_version=core, providers=providers)
+    listed = expectations(tmp_path / "e.toml", "RUN-1")
+    listed.write_text(listed.read_text() + 'versions = { core = "<3.4.1", edge3 = "<5.1.1" }\n')
+    assert run("gate", failing, "--expectations", listed).exit_code == code
+    # outside of its versions the entry does not exist, so that it is not stale either
+    assert run("gate", passing, "--expectations", listed).exit_code == 1 - code
+
+
 # -- with a baseline
 
 

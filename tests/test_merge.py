@@ -158,6 +158,29 @@ def test_parts_of_different_things_are_refused(tmp_path: Path, name: str, words:
 
 
 @pytest.mark.parametrize(
+    ("name", "short", "refused"),
+    [
+        ("apache-airflow-providers-edge3", "edge3", True),
+        ("apache-airflow-task-sdk", "task-sdk", True),
+        ("apache-airflow-providers-http", "", False),
+        ("kombu", "", False),
+    ],
+)
+def test_parts_with_other_versions_that_expectations_may_name_are_refused(name: str, short: str, refused: bool) -> None:
+    """The first part is without it, as one of another environment is."""
+    parts = [Part(Path("none"), made(case("z", RUN_1=P)))]
+    parts += [
+        Part(Path(version), made(case(version, RUN_1=P), providers={name: version})) for version in ("5.1.0", "5.1.1")
+    ]
+    if refused:
+        words = f"not of the same version of {short}: 5.1.0 has 5.1.0, 5.1.1 has 5.1.1; merge each by itself"
+        with pytest.raises(UsageError, match=words):
+            merge(parts)
+    else:
+        assert merge(parts).report.run.providers[name] == "5.1.0, 5.1.1"
+
+
+@pytest.mark.parametrize(
     ("first", "second"),
     [
         (case("a", RUN_1=P), case("a", RUN_1=F)),

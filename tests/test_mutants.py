@@ -14,15 +14,16 @@ from executor_conformance.backends.local import LocalBackend
 from executor_conformance.harness.backend import Backend, Options, Variant
 from executor_conformance.harness.catalogue import load_catalogue
 from executor_conformance.harness.environment import Environment
-from executor_conformance.harness.expectations import Expectations, load_expectations
+from executor_conformance.harness.expectations import Expectations, load_for_line
 from executor_conformance.harness.report.model import CaseResult
-from executor_conformance.harness.session import CaseSpec, Recorder, Subject
+from executor_conformance.harness.session import CaseSpec, Recorder, Subject, circumstances
 from executor_conformance.harness.verdicts import Verdict
+from executor_conformance.harness.versions import CORE, line_of
 from executor_conformance.suites.cases import suite_cases
 
 from tests.mutants.table import CASES, MUTANTS, Mutant, case_id
 
-LINE = ".".join(version("apache-airflow-core").split(".")[:2])
+LINE = line_of(version("apache-airflow-core"))
 PLACES: dict[str, tuple[type[Backend], Variant]] = {
     "local": (LocalBackend, LocalBackend.variants[0]),
     "celery": (CeleryBackend, CeleryBackend.variants[0]),
@@ -61,8 +62,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 @pytest.fixture(scope="module")
 def known() -> Expectations:
     """What the executors that the mutants are made from fail themselves on this Airflow."""
-    path = ROOT / "expectations" / f"{LINE}.toml"
-    return load_expectations(path, load_catalogue()) if path.exists() else Expectations()
+    run = circumstances("sqlite")
+    return load_for_line(ROOT / "expectations", run.versions[CORE], load_catalogue()).of(run)
 
 
 def run_case(env: Environment, recorder: Recorder, name: str, subject: Subject) -> CaseResult:

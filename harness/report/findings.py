@@ -10,6 +10,7 @@ from executor_conformance.harness.report.markdown import code, escape
 from executor_conformance.harness.report.model import CaseResult, ClauseResult, Report
 from executor_conformance.harness.report.wording import EVIDENCE_LINES, evidence_lines, few, plural
 from executor_conformance.harness.verdicts import Verdict
+from executor_conformance.harness.versions import Bounds, line_of
 
 SHOWN = frozenset({Verdict.FAIL, Verdict.KNOWN, Verdict.FINDING})
 """The verdicts that show a finding in a report."""
@@ -58,6 +59,8 @@ def _finding(found: Findings, finding: Finding, line: str, reports: Sequence[Rep
     yield f"\n### {finding.title}\n"
     yield f"{finding.text}\n"
     yield f"- finding: `{finding.id}`, in Airflow {', '.join(found.versions[line] for line in finding.lines)}"
+    if bounds := _bounds(found, finding):
+        yield f"- holds for: {bounds}"
     yield f"- subjects: {'every one that runs callbacks' if subjects == ['*'] else _codes(subjects)}"
     yield f"- clauses: {', '.join(f'[{name}](contract.md#{name.lower()})' for name in _clauses(found, finding))}"
     yield f"- cases: {_codes(cases)}"
@@ -88,13 +91,27 @@ def _seen(found: Findings, finding: Finding, report: Report) -> Iterator[str]:
 
 def _places(found: Findings, finding: Finding, report: Report) -> Iterator[tuple[CaseResult, str, ClauseResult]]:
     """Where a report shows the finding; an executor of somebody's own has the label of its own."""
-    line = ".".join(report.run.airflow_version.split(".")[:2])
-    entries = [entry for entry in found.entries.get(line, ()) if finding.id in entry.findings]
+    run = report.run.circumstances
+    if not finding.versions.admit(run.versions):
+        return
+    listed = found.entries.get(line_of(report.run.airflow_version), ())
+    entries = [entry for entry in listed if finding.id in entry.findings and entry.holds(run)]
     for case in report.cases:
         for clause, result in case.clauses.items():
             matched = any(entry.matches(case.subject, case.id, clause) for entry in entries)
             if matched and Verdict(result["verdict"]) in SHOWN:
                 yield case, clause, result
+
+
+def _bounds(found: Findings, finding: Finding) -> str:
+    """The versions that have the defect, where they are bounded: the finding's, or those of its entries by line."""
+    if finding.versions:
+        return code(str(finding.versions))
+    bounds: dict[str, set[Bounds]] = {}
+    for line, entry in found.entries_of(finding):
+        bounds.setdefault(line, set()).add(entry.versions)
+    parts = [(line, each.pop()) for line, each in bounds.items() if len(each) == 1]
+    return "; ".join(f"{code(str(each))} in Airflow {line}" for line, each in parts if each)
 
 
 def _clauses(found: Findings, finding: Finding) -> list[str]:

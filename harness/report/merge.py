@@ -13,6 +13,7 @@ from executor_conformance.harness.report.model import CaseResult, Report, RunInf
 from executor_conformance.harness.report.outcome import CONTROL_CLAUSE, apply_control_group
 from executor_conformance.harness.report.store import load_report, write_report
 from executor_conformance.harness.report.wording import one_line, plural
+from executor_conformance.harness.versions import NAMES
 
 _SAME = {"contract version": "contract_version", "Airflow version": "airflow_version", "edition": "edition"}
 _SUBJECT_SAME = ("backend", "executor", "substrate")
@@ -64,6 +65,7 @@ def merge(parts: Sequence[Part]) -> Merged:
     :raises UsageError: the parts differ in contract, Airflow or edition, or contradict each other.
     """
     _same_thing(parts)
+    _same_versions(parts)
     once = {part.report.seal: part for part in reversed(parts)}
     again = [part for part in parts if once[part.report.seal] is not part]
     parts = [part for part in parts if once[part.report.seal] is part]
@@ -101,6 +103,20 @@ def _same_thing(parts: Sequence[Part]) -> None:
                 f"The parts are not of the same database: {first.path} has {one_line(here)}, "
                 f"{part.path} has {one_line(there)}; merge each by itself."
             )
+
+
+def _same_versions(parts: Sequence[Part]) -> None:
+    """Refuse parts with different versions of what an expectation may depend on; no part needs each provider."""
+    seen: dict[str, tuple[str, Part]] = {}
+    for part in parts:
+        versions = part.report.run.circumstances.versions
+        for name in versions.keys() & set(NAMES):
+            here, first = seen.setdefault(name, (versions[name], part))
+            if here != versions[name]:
+                raise UsageError(
+                    f"The parts are not of the same version of {name}: {first.path} has {one_line(here)}, "
+                    f"{part.path} has {one_line(versions[name])}; merge each by itself."
+                )
 
 
 def _run(parts: Sequence[Part]) -> RunInfo:
