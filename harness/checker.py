@@ -59,7 +59,10 @@ Check = Callable[[HistoryView], Found]
 CHECKS: dict[str, Check] = {}
 """The check of each clause that is decided from histories, by clause id."""
 
-_MODULES = ("declaration", "route", "run", "fail", "crash", "state", "token", "token_routes", "token_leaks", "task")
+_MODULES = (
+    *("declaration", "route", "run", "fail", "crash", "state", "end", "task"),
+    *("token", "token_routes", "token_leaks"),
+)
 
 
 def decides(clause: str) -> Callable[[Check], Check]:

@@ -37,6 +37,18 @@ def test_success(case: Case) -> None:
     case.settle()
 
 
+@decides("RUN-11", "RUN-12", "STATE-5")
+@pytest.mark.parametrize("end", ["success", "failure"])
+def test_end_is_reported(case: Case, end: str) -> None:
+    """The worker itself reports the end, and the row stays as reported whatever the executor says later."""
+    case.needs_state_route()
+    callback = case.submit("succeed" if end == "success" else "raise_error", expect=end)
+    case.settle()
+    case.linger()
+    state, output = case.env.journal.state(callback.id), case.env.journal.output(callback.id)
+    case.env.sink("probe", name="row", callback=callback.id, state=state, output=output)
+
+
 @decides("RUN-3")
 @pytest.mark.parametrize("kwargs", ["nested", "unicode", "empty", "64-KiB", "typed"])
 def test_kwargs(case: Case, kwargs: str) -> None:
@@ -48,7 +60,7 @@ def test_kwargs(case: Case, kwargs: str) -> None:
         "64-KiB": LARGE,
         "typed": TYPED,
     }
-    if kwargs == "typed" and case.env.edition == "claimless":
+    if kwargs == "typed" and not case.env.offers.has_claim:
         raise NotApplicable("The edition stores kwargs as JSON, without an encoding for datetime, set and UUID.")
     case.submit("succeed", values[kwargs])
     case.settle()
@@ -72,7 +84,7 @@ def test_callable_of_the_dag_file(case: Case) -> None:
 @decides("RUN-7", "TOKEN-5", "TOKEN-9")
 def test_reads_connection_and_variable(case: Case) -> None:
     """The callable reads a Connection and a Variable."""
-    expect = "success" if case.env.edition != "claimless" else "terminal"
+    expect = "success" if case.env.offers.has_claim else "terminal"
     case.submit("read_secrets", expect=expect)
     case.settle()
 

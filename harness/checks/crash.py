@@ -23,6 +23,7 @@ PLACE = re.compile(
     re.IGNORECASE,
 )
 """Words that say what it was that ended, the least that 'where' asks for."""
+OF_CORE = "the server took the end from the worker, and the row is not as reported, see STATE-5"
 SLACK = 0.02
 """Seconds by which the wall clock of a row and the harness's own clock may differ."""
 
@@ -32,7 +33,7 @@ def reaches_a_terminal_state(view: HistoryView) -> Found:
     """Each row is terminal; a row that is not is proven to be at rest, or the bound was reached."""
     if not view.subjects:
         return Undecided("no callback in this case")
-    unproven, hung_until = "", _hung_until(view)
+    unproven, of_core, hung_until = "", False, _hung_until(view)
     for callback in view.subjects:
         bound = [proof for proof in callback.proofs if proof["kind"] == "bound" and proof["t"] > hung_until]
         late = [proof for proof in bound if proof["states"][callback.id] not in TERMINAL]
@@ -40,6 +41,9 @@ def reaches_a_terminal_state(view: HistoryView) -> Found:
             if late:
                 end = str(callback.final).upper()
                 return Broken(f"The row became {end} only after the bound of {_limit(late[0])}", callback.story())
+            continue
+        if callback.end_is_final:
+            of_core = True
             continue
         state = str(callback.final).upper()
         proofs = [proof for proof in callback.proofs if proof["states"][callback.id] == callback.final]
@@ -53,6 +57,8 @@ def reaches_a_terminal_state(view: HistoryView) -> Found:
             )
         else:
             return Broken(f"The row is still {state} after {_limit(proofs[-1])}", callback.story())
+    if of_core and not unproven:
+        return Undecided(OF_CORE)
     return Unproven(unproven) if unproven else Kept()
 
 
@@ -139,14 +145,19 @@ def at_most_one_execution(view: HistoryView) -> Found:
 def one_terminal_state(view: HistoryView) -> Found:
     """Once terminal, the row does not change."""
     ended = [callback for callback in view.callbacks if callback.terminal]
+    of_core = 0
     for callback in ended:
         assert callback.terminal is not None
         later = [row for row in callback.rows if row["seq"] > callback.terminal["seq"] and row["new"] is not None]
-        if later:
+        if later and callback.end_is_final:
+            of_core += 1
+        elif later:
             return Broken(
                 f"The row was {callback.terminal['new'].upper()} and became {later[0]['new'].upper()}",
                 callback.story(),
             )
+    if of_core and of_core == len(ended):
+        return Undecided(OF_CORE)
     return Kept() if ended else Undecided("no row of this case is terminal")
 
 
@@ -277,14 +288,31 @@ def no_effect_after_the_end(view: HistoryView) -> Found:
 @decides("CRASH-9")
 def reported_success_stays(view: HistoryView) -> Found:
     """Where the worker's success reached the executor, or the data plane, the row does not end FAILED."""
-    decided = False
+    decided = of_core = False
     known = {event["callback"] for event in view.of("note", what="worker succeeded")}
     for callback in view.subjects:
         came_through = callback.reported("return") or callback.reported("effect")
         reported = callback.id in known or any(event["state"] == "success" for event in callback.events)
-        if not came_through or not reported:
+        if not came_through or not (reported or _told_the_server(callback)):
+            continue
+        if callback.final == "failed" and callback.end_is_final:
+            of_core = True
             continue
         decided = True
         if callback.final == "failed":
             return Broken("The worker reported success and the row ends FAILED", callback.story())
-    return Kept() if decided else Undecided("the worker never said that the callable returned")
+    if decided:
+        return Kept()
+    return Undecided(OF_CORE if of_core else "the worker never said that the callable returned")
+
+
+def _told_the_server(callback: CallbackView) -> bool:
+    """True if the worker reported success to the server, which took it, or to which the executor had said FAILED."""
+    if not callback.history.offers.end_is_final:
+        return False
+    said_failed = min((event["t"] for event in callback.events if event["state"] == "failed"), default=float("inf"))
+    return any(
+        answer["status"] < 300 or (answer["status"] == 409 and said_failed < answer["t"])
+        for answer in callback.responses(callback.end_reports)
+        if answer.get("says") == "success" and answer.get("by") != "rule"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
+from executor_conformance.harness.checks.crash import OF_CORE
 from executor_conformance.harness.codec import digest
 from executor_conformance.harness.view import CallbackView, HistoryView, line
 
@@ -122,13 +123,19 @@ def dag_file_callable_is_found(view: HistoryView) -> Found:
 def row_goes_queued_running_success(view: HistoryView) -> Found:
     """The row's states from QUEUED on are QUEUED, RUNNING, SUCCESS."""
     healthy = _healthy(view)
+    of_core = False
     telling = [callback for callback in healthy if not _too_short_to_tell(view, callback)]
     for callback in telling:
         if callback.states != ["queued", "running", "success"]:
             if not callback.settled:
                 return Unproven(CUT_SHORT)
+            if callback.end_is_final and callback.end_taken and callback.end_taken.get("says") == "success":
+                of_core = True
+                continue
             went = ", ".join(state.upper() for state in callback.states) or "nowhere"
             return Broken(f"The row went {went} instead of QUEUED, RUNNING, SUCCESS", callback.story())
+    if of_core:
+        return Undecided(OF_CORE)
     if healthy and not telling:
         return Undecided("no callable of this case ran until the executor could say RUNNING")
     return Kept() if healthy else Undecided("no callback of this case is expected to succeed")
@@ -140,7 +147,7 @@ def _too_short_to_tell(view: HistoryView, callback: CallbackView) -> bool:
     Without a claim RUNNING comes from the executor, whose event buffer holds the last event of each key only.
     """
     held = any(note["callback"] == callback.id for note in view.of("note", what="in flight"))
-    return view.edition == "claimless" and callback.states == ["queued", "success"] and not held
+    return not view.offers.has_claim and callback.states == ["queued", "success"] and not held
 
 
 @decides("RUN-7")
