@@ -133,6 +133,11 @@ class Catalogue:
         self.group(group_id)
         return tuple(clause for clause in self.clauses if clause.group == group_id)
 
+    def is_released(self, clause: Clause) -> bool:
+        """True if an edition that a release of Airflow has is asked for the clause."""
+        released = [edition.id for edition in self.editions if edition.status == "released"]
+        return any(clause.applies_to(edition) is None for edition in released)
+
     @property
     def invariants(self) -> tuple[Clause, ...]:
         """The clauses that are checked over the history of every case."""

@@ -32,14 +32,17 @@ class ClaimState(StandIn):
             self.write(callback_id, "running", row[1])
             response.headers["Refreshed-API-Token"] = self.token(str(callback_id), "execution")
 
-        if "no state route" in self.faults:
-            return
+        if "no state route" not in self.faults:
+            self.state_route(app)
+
+    def state_route(self, app: FastAPI) -> None:
+        """Add the route by which a worker reports the end."""
         scopes = ("execution", self.queued_scope) if "end by queued token" in self.faults else ("execution",)
         auth = Depends(_nobody) if "end by anybody" in self.faults else self.auth(*scopes)
 
         @app.patch("/execution/callbacks/{callback_id}/state", status_code=204)
         def end(callback_id: uuid.UUID, told: Annotated[End, Body()], request: Request, claims: Any = auth) -> None:
-            if "ends the unknown" in self.faults and str(callback_id) not in self.callbacks:
+            if "ends the unknown" in self.faults and self.look(str(callback_id)) is None:
                 return
             row = self.row(callback_id)
             from_here = {"running"}

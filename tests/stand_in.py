@@ -49,6 +49,8 @@ class StandIn:
     faults: frozenset[str] = frozenset()
     callbacks: dict[str, Row] = field(default_factory=dict)
     tasks: dict[str, Row] = field(default_factory=dict)
+    secret: str = SECRET
+    audience: str = AUDIENCE
     url: str = ""
     written: Callable[[str, Row], Any] = lambda identity, row: None
     """Told of each write to a callback's row, with its id."""
@@ -84,8 +86,8 @@ class StandIn:
     def token(self, sub: str, scope: str) -> str:
         """A token as the server gives it out."""
         now = int(time.time())
-        claims = {"sub": sub, "scope": scope, "aud": AUDIENCE, "iat": now, "nbf": now, "exp": now + 600}
-        return jwt.encode(claims, SECRET, algorithm=ALGORITHM)
+        claims = {"sub": sub, "scope": scope, "aud": self.audience, "iat": now, "nbf": now, "exp": now + 600}
+        return jwt.encode(claims, self.secret, algorithm=ALGORITHM)
 
     def auth(self, *scopes: str) -> Any:
         """A dependency that lets in tokens of these scopes whose subject is the id in the path, if there is one."""
@@ -95,7 +97,7 @@ class StandIn:
             if not token:
                 raise HTTPException(401, "Missing auth token")
             try:
-                claims: dict[str, Any] = jwt.decode(token, SECRET, [ALGORITHM], audience=AUDIENCE)
+                claims: dict[str, Any] = jwt.decode(token, self.secret, [ALGORITHM], audience=self.audience)
             except jwt.PyJWTError:
                 raise HTTPException(403, "Invalid auth token") from None
             taken = (*scopes, self.queued_scope) if "queued token everywhere" in self.faults else scopes
@@ -147,7 +149,7 @@ class StandIn:
             answer: Response = await call_next(request)
             token = request.headers.get("Authorization", "").removeprefix("Bearer ")
             with contextlib.suppress(jwt.PyJWTError):
-                claims = jwt.decode(token, SECRET, [ALGORITHM], audience=AUDIENCE)
+                claims = jwt.decode(token, self.secret, [ALGORITHM], audience=self.audience)
                 ended = (self.callbacks.get(claims["sub"]) or ["running"])[0] in TERMINAL
                 old = claims["exp"] - time.time() < 30 and claims["scope"] == "execution"
                 if old and (not ended or "renews after the end" in self.faults):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-from executor_conformance.harness.rules import DropResponse, WireRule, keyed_fingerprint
+from executor_conformance.harness.rules import DropResponse, WireRule, keyed_fingerprint, reported_end
 from executor_conformance.harness.wire import WireRecorder
 
 from tests.claim_state import ClaimState
@@ -60,6 +60,22 @@ def test_the_proposal_keeps_every_clause() -> None:
 )
 def test_each_broken_promise_of_the_server_is_found_out(fault: str, clause: str, reason: str) -> None:
     assert_decides(asked(ClaimState, fault), clause, FINDING, reason)
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "says"),
+    [
+        ("/execution/callbacks/{id}/state", b'{"state": "success", "output": "x"}', "success"),
+        ("/execution/callbacks/{id}/state", b'{"output": "x"}', None),
+        ("/execution/callbacks/{id}/state", b'["success"]', None),
+        ("/execution/callbacks/{id}/state", b'{"state": {"a": 1}}', None),
+        ("/execution/callbacks/{id}/state", b"\xff{", None),
+        ("/execution/task-instances/{id}/state", b'{"state": "success"}', None),
+        ("/execution/callbacks/{id}/run", b'{"state": "success"}', None),
+    ],
+)
+def test_what_the_wire_recorder_reads_of_a_report(route: str, body: bytes, says: str | None) -> None:
+    assert reported_end(route, body) == says
 
 
 @dataclass
