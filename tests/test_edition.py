@@ -70,7 +70,7 @@ def test_the_edition_is_told_by_the_refusals(routes: list[tuple[str, str]], edit
         (ClaimState(frozenset({"no state route"})), "claim"),
         (Idempotent(), "claim-idempotent"),
     ],
-    ids=str,
+    ids=["claim-state", "claim", "claim-idempotent"],
 )
 def test_the_stand_ins_are_of_their_edition(stand_in: StandIn, edition: str) -> None:
     with stand_in.serving():
