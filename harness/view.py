@@ -218,10 +218,18 @@ class CallbackView:
         answers = self.responses(self.end_reports)
         return next((one for one in answers if 200 <= one["status"] < 300 and one.get("by") != "rule"), None)
 
-    @property
-    def end_is_final(self) -> bool:
-        """True once the server has taken the end from the worker, where the edition lets nothing change it any more."""
-        return self.history.offers.end_is_final and self.end_taken is not None
+    @cached_property
+    def from_the_end_on(self) -> list[str]:
+        """States of the row from its first terminal state on."""
+        states = [str(row["new"]) for row in self.rows if row["new"] is not None]
+        return states[states.index(self.terminal["new"]) :] if self.terminal else []
+
+    @cached_property
+    def differs_from_report(self) -> bool:
+        """True if core took the end from the worker for final, and the row is, or was later, in another state."""
+        if not self.history.offers.end_is_final or self.end_taken is None:
+            return False
+        return len(self.from_the_end_on) != 1 or self.from_the_end_on[0] != self.end_taken.get("says", self.final)
 
     def holds_slot(self, slots: Event) -> bool:
         """Whether an executor counts the callback in a ``slots`` event."""

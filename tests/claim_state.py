@@ -57,7 +57,8 @@ class ClaimState(StandIn):
             if "refuses every end" in self.faults:
                 raise HTTPException(403, "Nobody reports an end")
             if "takes and forgets" not in self.faults:
-                state = "failed" if "takes for failed" in self.faults else told.state
+                opposite = {"success": "failed", "failed": "success"}[told.state]
+                state = opposite if "takes for the opposite" in self.faults else told.state
                 self.write(callback_id, state, told.output)
 
     def event(self, identity: str, state: str, output: str | None = None) -> None:

@@ -207,7 +207,7 @@ def test_a_row_that_core_overwrites_is_not_held_against_the_executor() -> None:
 @pytest.mark.parametrize(
     ("fault", "reason", "other"),
     [
-        ("takes for failed", "took SUCCESS from the worker, and the row went FAILED", "CRASH-9"),
+        ("takes for the opposite", "took SUCCESS from the worker, and the row went FAILED", "CRASH-9"),
         ("takes and forgets", "took SUCCESS from the worker, and the row is RUNNING", "CRASH-1"),
     ],
 )
@@ -219,6 +219,28 @@ def test_a_row_that_is_not_as_reported(fault: str, reason: str, other: str) -> N
     assert_decides(one.written, "STATE-5", FINDING, reason)
     for clause in ("RUN-6", other):
         assert_decides(one.written, clause, NA, "see STATE-5")
+
+
+@pytest.mark.parametrize("fault", ["takes for the opposite", "takes and forgets"])
+def test_a_failure_that_core_does_not_keep_is_not_held_against_the_executor(fault: str) -> None:
+    with worker(fault, expect="failure") as one:
+        one.claim()
+        one.report("failed", "ValueError: on purpose")
+    assert_decides(one.written, "STATE-5", FINDING, "The server took FAILED from the worker")
+    decided = {clause: str(one.written.decide(clause).verdict) for clause in ("FAIL-1", "FAIL-5", "CRASH-1", "CRASH-6")}
+    assert FAIL not in decided.values(), decided
+    one.written.event(ID, "success")
+    assert_decides(one.written, "FAIL-5", FAIL, "The executor reported SUCCESS for a callback")
+
+
+def test_a_follow_up_that_core_does_not_keep_is_not_held_against_the_executor() -> None:
+    with worker("takes for the opposite", expect="terminal") as one:
+        one.claim()
+        one.written.effect(ID, "return", pid=os.getpid())
+        one.report("success")
+        one.written.events[1]["role"] = "follow-up"
+        one.written.callback("c1", "terminal").row("c1", "running", "failed").rest("c1")
+    assert_decides(one.written, "CRASH-5", NA, "see STATE-5")
 
 
 def test_an_output_that_core_overwrites() -> None:

@@ -129,7 +129,7 @@ def test_the_matrix_of_tokens_and_the_states_that_are_told(run: Run) -> None:
 
 
 def test_a_report_that_core_does_not_keep_is_not_held_against_the_executor(run: Run) -> None:
-    result = run("end-success", "Reports", "takes for failed")
+    result = run("end-success", "Reports", "takes for the opposite")
     assert told(result, "STATE-5").startswith("finding: The server took SUCCESS from the worker, and the row went FAIL")
     assert FAIL not in verdicts(result).values(), result.clauses
 

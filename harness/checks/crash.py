@@ -23,7 +23,6 @@ PLACE = re.compile(
     re.IGNORECASE,
 )
 """Words that say what it was that ended, the least that 'where' asks for."""
-OF_CORE = "the server took the end from the worker, and the row is not as reported, see STATE-5"
 SLACK = 0.02
 """Seconds by which the wall clock of a row and the harness's own clock may differ."""
 
@@ -33,7 +32,7 @@ def reaches_a_terminal_state(view: HistoryView) -> Found:
     """Each row is terminal; a row that is not is proven to be at rest, or the bound was reached."""
     if not view.subjects:
         return Undecided("no callback in this case")
-    unproven, of_core, hung_until = "", False, _hung_until(view)
+    unproven, hung_until = "", _hung_until(view)
     for callback in view.subjects:
         bound = [proof for proof in callback.proofs if proof["kind"] == "bound" and proof["t"] > hung_until]
         late = [proof for proof in bound if proof["states"][callback.id] not in TERMINAL]
@@ -41,9 +40,6 @@ def reaches_a_terminal_state(view: HistoryView) -> Found:
             if late:
                 end = str(callback.final).upper()
                 return Broken(f"The row became {end} only after the bound of {_limit(late[0])}", callback.story())
-            continue
-        if callback.end_is_final:
-            of_core = True
             continue
         state = str(callback.final).upper()
         proofs = [proof for proof in callback.proofs if proof["states"][callback.id] == callback.final]
@@ -57,8 +53,6 @@ def reaches_a_terminal_state(view: HistoryView) -> Found:
             )
         else:
             return Broken(f"The row is still {state} after {_limit(proofs[-1])}", callback.story())
-    if of_core and not unproven:
-        return Undecided(OF_CORE)
     return Unproven(unproven) if unproven else Kept()
 
 
@@ -145,19 +139,14 @@ def at_most_one_execution(view: HistoryView) -> Found:
 def one_terminal_state(view: HistoryView) -> Found:
     """Once terminal, the row does not change."""
     ended = [callback for callback in view.callbacks if callback.terminal]
-    of_core = 0
     for callback in ended:
         assert callback.terminal is not None
         later = [row for row in callback.rows if row["seq"] > callback.terminal["seq"] and row["new"] is not None]
-        if later and callback.end_is_final:
-            of_core += 1
-        elif later:
+        if later:
             return Broken(
                 f"The row was {callback.terminal['new'].upper()} and became {later[0]['new'].upper()}",
                 callback.story(),
             )
-    if of_core and of_core == len(ended):
-        return Undecided(OF_CORE)
     return Kept() if ended else Undecided("no row of this case is terminal")
 
 
@@ -228,7 +217,7 @@ def no_success_without_running(view: HistoryView) -> Found:
     """A callable that never ran is not reported as a success."""
     for callback in view.subjects:
         if _never_ran(callback) and (
-            any(row["new"] == "success" for row in callback.rows)
+            (any(row["new"] == "success" for row in callback.rows) and not callback.differs_from_report)
             or any(event["state"] == "success" for event in callback.events)
         ):
             return Broken("The callable never ran and the callback is reported SUCCESS", callback.story())
@@ -288,22 +277,17 @@ def no_effect_after_the_end(view: HistoryView) -> Found:
 @decides("CRASH-9")
 def reported_success_stays(view: HistoryView) -> Found:
     """Where the worker's success reached the executor, or the data plane, the row does not end FAILED."""
-    decided = of_core = False
+    decided = False
     known = {event["callback"] for event in view.of("note", what="worker succeeded")}
     for callback in view.subjects:
         came_through = callback.reported("return") or callback.reported("effect")
         reported = callback.id in known or any(event["state"] == "success" for event in callback.events)
         if not came_through or not (reported or _told_the_server(callback)):
             continue
-        if callback.final == "failed" and callback.end_is_final:
-            of_core = True
-            continue
         decided = True
         if callback.final == "failed":
             return Broken("The worker reported success and the row ends FAILED", callback.story())
-    if decided:
-        return Kept()
-    return Undecided(OF_CORE if of_core else "the worker never said that the callable returned")
+    return Kept() if decided else Undecided("the worker never said that the callable returned")
 
 
 def _told_the_server(callback: CallbackView) -> bool:

@@ -71,14 +71,12 @@ def reported_end_stands(view: HistoryView) -> Found:
 
 
 def _not_as_reported(callback: CallbackView, taken: Event) -> str:
+    if not callback.differs_from_report:
+        return ""
     said = str(taken.get("says") or "an end").upper()
-    went = [str(row["new"]) for row in callback.rows if row["new"] is not None]
-    if callback.terminal is None:
-        return f"The server took {said} from the worker, and the row is {str(callback.final).upper()}"
-    ended = went[went.index(callback.terminal["new"]) :]
-    if len(ended) > 1 or (taken.get("says") and ended != [taken["says"]]):
-        return f"The server took {said} from the worker, and the row went {', '.join(ended).upper()}"
-    return ""
+    went = ", ".join(callback.from_the_end_on).upper()
+    became = f"went {went}" if went else f"is {str(callback.final).upper()}"
+    return f"The server took {said} from the worker, and the row {became}"
 
 
 def _output_changed(view: HistoryView, callback: CallbackView) -> str:

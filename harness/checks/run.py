@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
-from executor_conformance.harness.checks.crash import OF_CORE
 from executor_conformance.harness.codec import digest
 from executor_conformance.harness.view import CallbackView, HistoryView, line
 
@@ -123,19 +122,13 @@ def dag_file_callable_is_found(view: HistoryView) -> Found:
 def row_goes_queued_running_success(view: HistoryView) -> Found:
     """The row's states from QUEUED on are QUEUED, RUNNING, SUCCESS."""
     healthy = _healthy(view)
-    of_core = False
     telling = [callback for callback in healthy if not _too_short_to_tell(view, callback)]
     for callback in telling:
         if callback.states != ["queued", "running", "success"]:
             if not callback.settled:
                 return Unproven(CUT_SHORT)
-            if callback.end_is_final and callback.end_taken and callback.end_taken.get("says") == "success":
-                of_core = True
-                continue
             went = ", ".join(state.upper() for state in callback.states) or "nowhere"
             return Broken(f"The row went {went} instead of QUEUED, RUNNING, SUCCESS", callback.story())
-    if of_core:
-        return Undecided(OF_CORE)
     if healthy and not telling:
         return Undecided("no callable of this case ran until the executor could say RUNNING")
     return Kept() if healthy else Undecided("no callback of this case is expected to succeed")
