@@ -143,7 +143,7 @@ def main() -> int:
                 times = [observed(env) for _ in range(WARMING + options.callbacks)][WARMING:]
                 figures.add("callback, harness: to the terminal row", [row for row, _ in times])
                 figures.add("callback, harness: from there to rest", [rest - row for row, rest in times], "s", 0.25)
-                if backend.chooses == "executor" and env.edition != "claimless":  # there slots may not hold it back
+                if backend.chooses == "executor" and env.offers.has_claim:  # there slots may not hold it back
                     figures.add(
                         "stuck: from the last sign of life to the proof", [stuck(env) for _ in range(3)], "s", 2
                     )

@@ -29,7 +29,7 @@ def _lines(catalogue: Catalogue, cases: list[SuiteCase]) -> Iterator[str]:
     yield ""
     yield "## Editions"
     for edition in catalogue.editions:
-        yield f"\n**{edition.id}**: {edition.text} Detected: {edition.detected}"
+        yield f"\n**{edition.id}** ({edition.status}): {edition.text} Detected: {edition.detected}"
     for group in catalogue.groups:
         yield f"\n## {group.id}: {group.title}"
         for clause in catalogue.in_group(group.id):

@@ -49,6 +49,10 @@ def _lines(catalogue: Catalogue, cases: list[SuiteCase]) -> Iterator[str]:
     without = [clause for clause in owned if clause.id not in broken]
     decided = {clause for case in cases for clause in case.clauses} | {clause.id for clause in catalogue.invariants}
     for clause in without:
+        if not catalogue.is_released(clause):
+            tried = "`tests/test_claim_state_cases.py` breaks it before a stand-in"
+            yield f"- {clause.id} ({clause.level}): no release has its edition; {tried}"
+            continue
         why = "its cases are not proven sharp" if clause.id in decided else "no case decides it yet"
         yield f"- {clause.id} ({clause.level}): {why}"
     if not without:

@@ -162,8 +162,16 @@ class Case(Waits):
 
         :raises NotApplicable: it has none.
         """
-        if self.env.edition == "claimless":
+        if not self.env.offers.has_claim:
             raise NotApplicable("The edition has no claim endpoint, so the point does not exist.")
+
+    def needs_state_route(self) -> None:
+        """Go on only where the worker itself reports the end of a callback.
+
+        :raises NotApplicable: the edition has no route for it.
+        """
+        if not self.env.offers.worker_reports_end:
+            raise NotApplicable("The edition has no route by which a worker reports the end of a callback.")
 
     def needs_way(self, point: str, way: str) -> None:
         """Go on only where the control plane or the data plane can fail at ``point`` by ``way``.

@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from executor_conformance.harness.edition import STATUSES, Edition
 from executor_conformance.harness.errors import UsageError
 
 LEVELS = ("core", "extended", "provisional")
@@ -72,15 +73,6 @@ class FaultPoint:
 
 
 @dataclass(frozen=True)
-class Edition:
-    """What a release of Airflow offers for callbacks; ``detected`` says how it is told from the others."""
-
-    id: str
-    text: str
-    detected: str
-
-
-@dataclass(frozen=True)
 class Change:
     """One entry of the contract's change log."""
 
@@ -121,6 +113,11 @@ class Catalogue:
         """
         return _find("edition", edition_id, self.editions)
 
+    def edition_or_latest(self, edition_id: str) -> Edition:
+        """The edition of this id; the latest released one where the contract has none of this id."""
+        released = [edition for edition in self.editions if edition.status == "released"]
+        return next((edition for edition in self.editions if edition.id == edition_id), (released or self.editions)[-1])
+
     def group(self, group_id: str) -> Group:
         """The group of this id.
 
@@ -135,6 +132,11 @@ class Catalogue:
         """
         self.group(group_id)
         return tuple(clause for clause in self.clauses if clause.group == group_id)
+
+    def is_released(self, clause: Clause) -> bool:
+        """True if an edition that a release of Airflow has is asked for the clause."""
+        released = [edition.id for edition in self.editions if edition.status == "released"]
+        return any(clause.applies_to(edition) is None for edition in released)
 
     @property
     def invariants(self) -> tuple[Clause, ...]:
@@ -185,10 +187,8 @@ class _Reader:
         version = self.text(data, "version", "the file")
         if not re.fullmatch(r"\d{4}\.\d{1,2}(\.\d+)?", version):
             raise self.wrong(f"its version {version!r} is no calendar version such as 2026.11")
-        editions = tuple(
-            Edition(*(self.text(entry, name, where) for name in ("id", "text", "detected")))
-            for where, entry in self.tables("edition", ("id", "text", "detected"))
-        )
+        known = tuple(Edition.__dataclass_fields__)
+        editions = tuple(self.edition(where, entry) for where, entry in self.tables("edition", known))
         groups = tuple(
             Group(*(self.text(entry, name, where) for name in ("id", "title")))
             for where, entry in self.tables("group", ("id", "title"))
@@ -203,6 +203,15 @@ class _Reader:
         known = tuple(Clause.__dataclass_fields__)
         clauses = tuple(self.clause(where, entry) for where, entry in self.tables("clause", known))
         return Catalogue(version, changes, editions, groups, clauses, points)
+
+    def edition(self, where: str, entry: dict[str, Any]) -> Edition:
+        id, status, text, detected, scope = (
+            self.text(entry, name, where) for name in ("id", "status", "text", "detected", "queued_scope")
+        )
+        self.one_of(status, STATUSES, "status", where)
+        method = self.text(entry, "claim_method", where) if "claim_method" in entry else ""
+        flags = (self.flag(entry, name, where) for name in ("idempotent", "worker_reports_end", "end_is_final"))
+        return Edition(id, status, text, detected, scope, method, *flags)
 
     def clause(self, where: str, entry: dict[str, Any]) -> Clause:
         clause_id = self.text(entry, "id", where)
@@ -221,10 +230,8 @@ class _Reader:
             editions=self.texts(entry, "editions", where) if "editions" in entry else None,
             not_applicable=self.by_edition(entry, "not_applicable", where),
             owner_in=self.by_edition(entry, "owner_in", where),
-            invariant=entry.get("invariant", False),
+            invariant=self.flag(entry, "invariant", where),
         )
-        if not isinstance(clause.invariant, bool):
-            raise self.wrong(f"the field 'invariant' of {where} is not true or false")
         for owner in clause.owner_in.values():
             self.one_of(owner, OWNERS, "owner", where)
         applies = self.edition_ids if clause.editions is None else clause.editions
@@ -277,6 +284,12 @@ class _Reader:
         if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
             raise self.wrong(f"{where} has no {name!r}, a list of strings")
         return tuple(value)
+
+    def flag(self, entry: dict[str, Any], name: str, where: str) -> bool:
+        value = entry.get(name, False)
+        if not isinstance(value, bool):
+            raise self.wrong(f"the field {name!r} of {where} is not true or false")
+        return value
 
     def by_edition(self, entry: dict[str, Any], name: str, where: str) -> Mapping[str, str]:
         value = entry.get(name, {})

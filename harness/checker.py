@@ -61,9 +61,12 @@ Check = Callable[[HistoryView], Found]
 CHECKS: dict[str, Check] = {}
 """The check of each clause that is decided from histories, by clause id."""
 
+BY_THE_ROW = frozenset({"ROUTE-1", "RUN-6", "RUN-9", "FAIL-1", "FAIL-3", "CRASH-1", "CRASH-4", "CRASH-5", "CRASH-9"})
+"""Clauses of the executor that are decided by the state of a row; what core makes of a reported end is STATE-5."""
+
 _MODULES = (
-    *("declaration", "route", "run", "residue", "fail", "crash", "ending", "delivery", "state"),
-    *("token", "token_routes", "token_leaks", "task"),
+    *("declaration", "route", "run", "residue", "fail", "crash", "ending", "delivery", "state", "end", "task"),
+    *("token", "token_routes", "token_leaks"),
 )
 
 
@@ -189,6 +192,9 @@ def _decide(view: HistoryView, clause_id: str, catalogue: Catalogue) -> Decision
     except Exception as error:
         # A check that breaks on a history it was not written for accuses nobody
         return Decision(clause_id, Verdict.ERROR, f"the check of {clause_id} broke: {type(error).__name__}: {error}")
+    if isinstance(found, Broken) and clause_id in BY_THE_ROW and any(one.differs_from_report for one in view.callbacks):
+        why = f"core did not keep an end as its worker reported it, see STATE-5; {found.reason}"
+        return Decision(clause_id, Verdict.NOT_APPLICABLE, why, found.evidence)
     if isinstance(found, Kept):
         return Decision(clause_id, Verdict.PASS, found.reason)
     if isinstance(found, Undecided):

@@ -18,10 +18,11 @@ from typing import Any, NoReturn
 from executor_conformance.harness import bounds
 from executor_conformance.harness.api_server import ApiServer
 from executor_conformance.harness.backend import Backend, Options, Site, Variant, local_worker_units
+from executor_conformance.harness.catalogue import load_catalogue
 from executor_conformance.harness.channel import Channel
 from executor_conformance.harness.database import make_database
 from executor_conformance.harness.deaths import CORE, Cause, Origin, cause_of
-from executor_conformance.harness.edition import edition_of
+from executor_conformance.harness.edition import Edition, edition_of
 from executor_conformance.harness.effects import EffectsServer
 from executor_conformance.harness.errors import BoundReached, HarnessError, SchedulerDied
 from executor_conformance.harness.history import Clock, History
@@ -91,6 +92,11 @@ class Environment:
         return self.history.append(kind, t=t, **fields)
 
     @property
+    def offers(self) -> Edition:
+        """What the running core offers for callbacks, once the environment has started."""
+        return load_catalogue().edition_or_latest(self.edition)
+
+    @property
     def whole(self) -> bool:
         """Whether everything that the next case needs is still alive."""
         return self._whole and self.scheduler is not None and not self.lost()
@@ -158,7 +164,7 @@ class Environment:
         self.timings["scheduler_s"] = round(time.monotonic() - began, 2)
         self.api_server.wait_ready()
         self.timings["api_server_s"] = round(time.monotonic() - began, 2)
-        self.edition = edition_of(self.server_url)
+        self.edition = edition_of(self.server_url, load_catalogue().editions).id
         self.backend.wait_ready()
         self.timings["worker_s"] = round(time.monotonic() - began, 2)
         self.journal.install()  # tables that a component made at its start

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from executor_conformance.harness.edition import CLAIM_ROUTE, STATE_ROUTE, Edition
 from executor_conformance.harness.openapi import Operation
 from executor_conformance.harness.tokens import Answer, Client, Mint
-from executor_conformance.harness.view import QUEUED_SCOPE, TERMINAL
+from executor_conformance.harness.view import TERMINAL
 
 STATES = ("pending", "running", "success", "failed", "queued")
 """Of the row whose token is tried. QUEUED comes last, for the claim changes it."""
 OWN, ANOTHER, TASK, UNKNOWN = "own id", "another callback", "task instance", "unknown id"
 SUBJECTS = (OWN, ANOTHER, TASK, UNKNOWN)
 """What the path names, seen from the token's subject."""
-CLAIM_METHODS = {"claim": "PATCH", "claim-idempotent": "POST"}
 PREFIX = "/execution"
 _PICKS = 5
 _RENEWABLE = "/variables/{variable_key}"
@@ -45,13 +45,18 @@ class Token:
     old: bool = False
 
 
-def is_claim(operation: Operation, edition: str) -> bool:
-    """Whether an operation is the claim of a callback in this edition."""
-    return (
-        operation.method == CLAIM_METHODS.get(edition)
-        and operation.path.startswith("/callbacks/{")
-        and operation.path.endswith("}/run")
-    )
+def is_claim(method: str, route: str, edition: Edition) -> bool:
+    """True if this is the claim of a callback in this edition."""
+    return method == edition.claim_method and _is_of_callback(route, CLAIM_ROUTE)
+
+
+def is_state_route(method: str, route: str, edition: Edition) -> bool:
+    """True if this is the route by which a worker of this edition reports the end of a callback."""
+    return edition.worker_reports_end and method == "PATCH" and _is_of_callback(route, STATE_ROUTE)
+
+
+def _is_of_callback(route: str, last: str) -> bool:
+    return route.startswith("/callbacks/{") and route.endswith(f"}}/{last}")
 
 
 def is_health(operation: Operation) -> bool:
@@ -70,7 +75,7 @@ class Matrix:
         self,
         client: Client,
         mint: Mint,
-        edition: str,
+        edition: Edition,
         operations: Iterable[Operation],
         ids: Ids,
         look: Callable[[str], object],
@@ -79,7 +84,7 @@ class Matrix:
         self.client, self.mint, self.edition = client, mint, edition
         self.operations = [one for one in operations if not is_health(one)]
         self.ids, self.look, self.sink = ids, look, sink
-        self.queued = QUEUED_SCOPE[edition]
+        self.queued = edition.queued_scope
         self._picks: dict[str, int] = {}
         self.word = f"conformance-{secrets.token_hex(6)}"
 
@@ -93,7 +98,18 @@ class Matrix:
             if state in TERMINAL or state == "running":
                 self.old_tokens(state)
         self.controls()
+        self.own_callback()
+
+    def own_callback(self) -> None:
+        """The claim of the token's own callback and the report of its end, in every state."""
+        self._ends_refused()
         self.claims()
+        self._end_taken()
+
+    def ends(self) -> None:
+        """The report of an end in every state, with every scope and for every subject; RUNNING comes last."""
+        self._ends_refused()
+        self._end_taken()
 
     def without_token(self) -> None:
         """Every route without a token: what it answers is open to everyone."""
@@ -105,12 +121,12 @@ class Matrix:
         token = Token(self.queued, self.ids.callbacks[state])
         for operation in self.operations:
             for subject in SUBJECTS if operation.ids else (OWN,):
-                if subject != OWN or not is_claim(operation, self.edition):
+                if subject != OWN or not self._is_claim(operation):
                     self._ask(operation, token, subject, state)
 
     def execution_token(self, state: str) -> None:
         """An execution token of the callback on every route whose path names something else by its id."""
-        if self.edition == "claimless":
+        if not self.edition.has_claim:
             return
         token = Token("execution", self.ids.callbacks[state])
         for operation in self.operations:
@@ -119,17 +135,17 @@ class Matrix:
 
     def old_tokens(self, state: str) -> None:
         """Tokens that are nearly over, on every route; while the row is RUNNING on one, as a control."""
-        scopes = [self.queued] if self.edition == "claimless" else [self.queued, "execution"]
+        scopes = [self.queued, "execution"] if self.edition.has_claim else [self.queued]
         for operation in self.operations:
             if state == "running" and not (operation.method == "GET" and operation.path == _RENEWABLE):
                 continue
-            if self._ends(operation, state):
+            if self._changes_the_row(operation, state):
                 continue
             for scope in scopes:
                 self._ask(operation, Token(scope, self.ids.callbacks[state], old=True), OWN, state)
 
-    def _ends(self, operation: Operation, state: str) -> bool:
-        """Whether the request would record an end of a row that has none: nothing is to be seen by that."""
+    def _changes_the_row(self, operation: Operation, state: str) -> bool:
+        """True if the request may end a row that is RUNNING, which shows nothing of the token's age."""
         return state == "running" and operation.path.startswith("/callbacks/")
 
     def controls(self) -> None:
@@ -143,14 +159,38 @@ class Matrix:
     def claims(self) -> None:
         """The claim of the token's own callback, in every state, with every scope."""
         for operation in self.operations:
-            if not is_claim(operation, self.edition):
+            if not self._is_claim(operation):
                 continue
             for state in STATES:
                 for scope in ("execution", *sorted({"workload", "callback"} - {self.queued}), self.queued):
                     # On the idempotent edition an execution token claims as well, so the row would not be QUEUED
-                    if not (state == "queued" and scope == "execution" and self.edition == "claim-idempotent"):
+                    if not (state == "queued" and scope == "execution" and self.edition.idempotent):
                         self._ask(operation, Token(scope, self.ids.callbacks[state]), OWN, state, claim=True)
             self._ask(operation, Token(self.queued, self.ids.unknown), OWN, "unknown", claim=True)
+
+    def _ends_refused(self) -> None:
+        for operation in self._state_routes():
+            for state in STATES:
+                for scope in ("workload", "callback", *(("execution",) if state != "running" else ())):
+                    self._ask(operation, Token(scope, self.ids.callbacks[state]), OWN, state, end=True)
+            token = Token("execution", self.ids.callbacks["running"])
+            for subject in SUBJECTS[1:]:
+                self._ask(operation, token, subject, "running", end=True)
+            self._ask(operation, Token("execution", self.ids.unknown), OWN, "unknown", end=True)
+
+    def _end_taken(self) -> None:
+        token = Token("execution", self.ids.callbacks["running"])
+        for operation in self._state_routes():
+            self._ask(operation, token, OWN, "running", end=True)
+            row = self.look(token.sub)
+            if isinstance(row, list) and row[0] in TERMINAL:  # a retry, as after a lost answer
+                self._ask(operation, token, OWN, row[0], end=True)
+
+    def _state_routes(self) -> list[Operation]:
+        return [one for one in self.operations if is_state_route(one.method, one.path, self.edition)]
+
+    def _is_claim(self, operation: Operation) -> bool:
+        return is_claim(operation.method, operation.path, self.edition)
 
     def _ask(self, operation: Operation, token: Token | None, subject: str, state: str, **marks: Any) -> int:
         own = token.sub if token else self.ids.callbacks[state]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from executor_conformance.harness.case import NotApplicable
 from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.rest import RestWatch
@@ -24,10 +25,13 @@ def lose_report(case: Case, callback: Callback) -> None:
     """Let core take the callback's terminal event, SIGKILL the scheduler before it writes, and start another.
 
     :raises BoundReached: the executor reported no end, so there was nothing to lose.
+    :raises NotApplicable: the worker reported the end, and the executor needs not.
     """
     watch = RestWatch(case, [callback])
     while not case.env.pump(scheduling=case.scheduling, stop_at_drain=callback.id):
         if watch.over("a report", case.env.settle_s):
+            if case.env.offers.worker_reports_end and case.state(callback) in TERMINAL:
+                raise NotApplicable("The worker has reported the end, and the executor reports none that can be lost.")
             raise BoundReached(f"The executor reported no end of the callback; its row is {case.state(callback)}.")
         case.pause()
     case.env.sink("note", what="report drained", callback=callback.id, state=case.state(callback))

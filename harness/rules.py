@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import json
 import re
 import secrets
 import threading
@@ -19,6 +20,7 @@ from executor_conformance.harness.limits import LIMITS
 
 _CLAIMS = ("sub", "scope", "exp", "iat", "nbf", "aud", "iss", "jti")
 _TOKEN = re.compile(r"eyJ[\w-]+(?:\.[\w-]*)*")
+_STATE_ROUTE = re.compile(r"/callbacks/[^/]+/state$")
 _UUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
 _IDENTIFIER = re.compile(rf"(?<=/)(?:{_UUID}|-?\d+)(?=/|$)")
 
@@ -36,6 +38,17 @@ def keyed_fingerprint(key: bytes | None = None) -> Callable[[str], str]:
         return hmac.new(secret, token.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:16]
 
     return fingerprint
+
+
+def reported_end(route: str, body: bytes) -> str | None:
+    """Return the state that a request to a callback's state route reports; ``None`` if it is another request."""
+    if not _STATE_ROUTE.search(route):
+        return None
+    try:
+        state = json.loads(body)["state"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return state[:20] if isinstance(state, str) else None
 
 
 def without_tokens(text: str) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from executor_conformance.harness.catalogue import load_catalogue
+from executor_conformance.harness.edition import CLAIM_ROUTE, STATE_ROUTE, Edition
 from executor_conformance.harness.history import Event, History
 from executor_conformance.harness.limits import LIMITS
 
@@ -16,8 +18,6 @@ TERMINAL = frozenset({"success", "failed"})
 TASK_ENDED = ("success", "failed", "skipped", "upstream_failed", "up_for_retry", "removed")
 NOTICED_S = 5.0
 """Seconds after the end of a row within which its executor must have noticed, if nothing came to rest."""
-QUEUED_SCOPE = {"claimless": "workload", "claim": "callback", "claim-idempotent": "workload"}
-"""Scope of the token that a callback is queued with, by edition."""
 
 GRANTED_TWICE = "the server let in the claims of two workers, see TOKEN-4"
 """Why nobody can say whether an executor ran a callable twice."""
@@ -127,7 +127,7 @@ class CallbackView:
 
         Each of them then runs the callable as it should (TOKEN-4; a claim is not exclusive on SQLite).
         """
-        if self.history.edition in ("claimless", "claim-idempotent"):
+        if not self.history.offers.has_claim or self.history.offers.idempotent:
             return False
         return len({event["seq"] for event in self._claims_let_in}) > 1
 
@@ -208,7 +208,10 @@ class CallbackView:
     @cached_property
     def claims(self) -> list[Event]:
         """Requests to the claim route of this callback."""
-        return [event for event in self.requests if event["path"].endswith(f"/callbacks/{self.id}/run")]
+        return self._requests_to(CLAIM_ROUTE)
+
+    def _requests_to(self, route: str) -> list[Event]:
+        return [event for event in self.requests if event["path"].endswith(f"/callbacks/{self.id}/{route}")]
 
     @cached_property
     def claimed(self) -> Event | None:
@@ -230,6 +233,30 @@ class CallbackView:
         }
         good = {event["seq"] for event in self._claims_let_in} - lost
         return [event for event in self.claims if event["seq"] in good]
+
+    @cached_property
+    def end_reports(self) -> list[Event]:
+        """Requests to the state route of this callback, by which its worker reports the end."""
+        return self._requests_to(STATE_ROUTE)
+
+    @cached_property
+    def end_taken(self) -> Event | None:
+        """The answer of the server to the first report of the end that it took; ``says`` is the state reported."""
+        answers = self.responses(self.end_reports)
+        return next((one for one in answers if 200 <= one["status"] < 300 and one.get("by") != "rule"), None)
+
+    @cached_property
+    def from_the_end_on(self) -> list[str]:
+        """States of the row from its first terminal state on."""
+        states = [str(row["new"]) for row in self.rows if row["new"] is not None]
+        return states[states.index(self.terminal["new"]) :] if self.terminal else []
+
+    @cached_property
+    def differs_from_report(self) -> bool:
+        """True if core took the end from the worker for final, and the row is, or was later, in another state."""
+        if not self.history.offers.end_is_final or self.end_taken is None:
+            return False
+        return len(self.from_the_end_on) != 1 or self.from_the_end_on[0] != self.end_taken.get("says", self.final)
 
     def holds_slot(self, slots: Event) -> bool:
         """Whether an executor counts the callback in a ``slots`` event."""
@@ -282,6 +309,11 @@ class HistoryView:
     def edition(self) -> str:
         """The edition of the running core."""
         return str(self.header.get("edition", ""))
+
+    @cached_property
+    def offers(self) -> Edition:
+        """What the running core offers for callbacks."""
+        return load_catalogue().edition_or_latest(self.edition)
 
     @cached_property
     def callbacks(self) -> list[CallbackView]:

@@ -33,6 +33,7 @@ from executor_conformance.harness.rules import (
     WireRequest,
     WireRule,
     claims_of,
+    reported_end,
     route_of,
     without_tokens,
 )
@@ -89,6 +90,7 @@ class _Flight:
     request: WireRequest
     started: float
     cause: str | None = None  # why the recorder itself closes the connection
+    says: str | None = None  # the state that a worker reports as its callback's end
     forward: asyncio.Task[web.Response] | None = field(default=None, repr=False)
 
 
@@ -282,6 +284,7 @@ class WireRecorder(ListeningThread):
         if incoming.headers.get("Expect", "").lower() == "100-continue":
             await incoming.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await incoming.content.read()
+        flight.says = reported_end(request.route, body)
         rule = self._rule_for(request)
         action = rule.action if rule else None
         if rule and action:
@@ -414,6 +417,8 @@ class WireRecorder(ListeningThread):
             self.kept.add(token)
         if token:
             fields["refreshed"] = {"claims": claims_of(token), "fingerprint": self._fingerprint(token)}
+        if flight.says:
+            fields["says"] = flight.says
         if status >= 400:
             fields["body_detail"] = _detail(body, headers)
         self._note(flight.request, "response", **fields)

@@ -23,7 +23,8 @@ from typing import Any
 
 import click
 import pytest
-from executor_conformance.harness.catalogue import LEVELS, Catalogue, Edition, FaultPoint, Group, load_catalogue
+from executor_conformance.harness.catalogue import LEVELS, Catalogue, FaultPoint, Group, load_catalogue
+from executor_conformance.harness.edition import Edition
 from executor_conformance.harness.errors import ConformanceError, EnvironmentUnavailable, UsageError
 from executor_conformance.harness.report.terminal import stdout_console
 from executor_conformance.harness.report.wording import SYMBOLS
@@ -293,12 +294,14 @@ def _explained(item: Any, catalogue: Catalogue) -> Iterator[str]:
         for clause in catalogue.in_group(item.id):
             yield f"  {clause.id} ({clause.level}, {clause.owner})  {clause.text}"
         return
-    yield f"{item.id}: {item.text}"
     if isinstance(item, Edition):
+        yield f"{item.id} ({item.status}): {item.text}"
         yield f"detected: {item.detected}"
         left_out = [clause.id for clause in catalogue.clauses if clause.applies_to(item.id)]
         yield "not applicable on it: " + (", ".join(left_out) or "nothing")
-    elif isinstance(item, FaultPoint):
+        return
+    yield f"{item.id}: {item.text}"
+    if isinstance(item, FaultPoint):
         yield "cases: " + (", ".join(cases_at(item, cases)) or "none yet")
     else:
         others = "".join(f", {owner} on {edition}" for edition, owner in item.owner_in.items())

@@ -122,7 +122,7 @@ class Searcher:
         backend = self.env.backend
         victims = backend.victims if backend.on_this_host else frozenset()
         invariants = [clause.id for clause in self.state.catalogue.invariants]
-        return choose(listed, invariants, victims, self.env.edition)
+        return choose(listed, invariants, victims, self.env.offers.has_claim)
 
     def _run(self, drawn: Drawn, choice: Choice) -> Judged[CaseResult]:
         """One sequence, as a case with a history of its own."""

@@ -6,7 +6,6 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,11 +13,15 @@ from executor_conformance.harness.api_server import ApiServer
 from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.limits import LIMITS
-from executor_conformance.harness.matrix import STATES, Ids, Matrix
 from executor_conformance.harness.openapi import tells_state
-from executor_conformance.harness.tokens import Client
 from executor_conformance.harness.view import TERMINAL
-from executor_conformance.suites.token_matrix import execution_api, mint_for, row_reader
+from executor_conformance.suites.token_matrix import (
+    execution_api,
+    matrix_of,
+    mint_for,
+    row_reader,
+    rows_in_every_state,
+)
 
 
 def read_states(case: Case) -> None:
@@ -30,25 +33,17 @@ def read_states(case: Case) -> None:
     if unknown := [one.name for one in described if tells_state(one)]:
         raise HarnessError(f"The Execution API tells states by {', '.join(unknown)}, which this case cannot ask yet.")
     routes = [tuple(one) for one in case.env.ask_beside("state_apis", limit=LIMITS.api_server_start)["routes"]]
-    if not routes and case.env.edition == "claimless":
+    if not routes and not case.env.offers.has_claim:
         raise NotApplicable("No API of the running core tells a callback's state.")
     callback = case.submit("succeed")
     case.until(lambda: case.state(callback) in TERMINAL, "the end of a callback")
     case.settle()
-    mint, look = mint_for(case, callback), row_reader(case)
-    case.whole_afterwards = False  # until the rows are gone again
-    made = case.env.ask_beside("make_rows", states=list(STATES))
-    try:
+    mint = mint_for(case, callback)
+    with rows_in_every_state(case) as made:
         if routes:
             _ask_core(case, routes, made)
-        ids = Ids(made["callbacks"], made["another"], made["task_instance"], str(uuid.uuid4()))
-        with Client(case.env.server_url) as client:
-            Matrix(client, mint, case.env.edition, described, ids, look, case.env.sink).claims()
-    finally:
-        rows = [*made["callbacks"].values(), made["another"]]
-        case.env.ask_beside("remove_rows", ids=rows, dag_run_id=made["dag_run_id"])
-    case.env.observe()
-    case.whole_afterwards = True
+        with matrix_of(case, mint, described, made) as matrix:
+            matrix.own_callback()
 
 
 def _ask_core(case: Case, routes: list[tuple[str, str]], made: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ import threading
 
 from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.harness.limits import LIMITS
-from executor_conformance.harness.matrix import CLAIM_METHODS
 from executor_conformance.harness.points import LIVENESS
 from executor_conformance.harness.rules import Hold, ReplaceToken
 from executor_conformance.harness.tokens import Client, Mint
@@ -25,7 +24,7 @@ OVER_S = 3600
 def test_at_once(case: Case) -> None:
     """Four workers claim a QUEUED callback at the same time, with a queued token each: one is let in."""
     case.needs_claim()
-    if case.env.edition == "claim-idempotent":
+    if case.env.offers.idempotent:
         raise NotApplicable("The edition's claim is idempotent, so it lets in several.")
     callback = case.submit("succeed")
     case.until(lambda: case.state(callback) in TERMINAL, "the end of a callback")
@@ -47,7 +46,7 @@ def test_at_once(case: Case) -> None:
 
 def _claim_at_once(case: Case, mint: Mint, callback_id: str) -> list[int]:
     """Return the statuses of claims that were sent at the same moment, over a connection each."""
-    method = CLAIM_METHODS[case.env.edition]
+    method = case.env.offers.claim_method
     path = f"/execution/callbacks/{callback_id}/run"
     start = threading.Barrier(AT_ONCE, timeout=LIMITS.wire_event)
     statuses: list[int] = []
@@ -81,7 +80,7 @@ def test_row_deleted(case: Case) -> None:
     case.follow_up()
 
 
-@decides("TOKEN-10", *LIVENESS)
+@decides("TOKEN-11", *LIVENESS)
 def test_outlived_token(case: Case) -> None:
     """The callable runs for longer than its execution token is valid, and then asks for a Connection and a Variable."""
     case.needs_claim()

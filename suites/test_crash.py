@@ -114,6 +114,19 @@ def test_claim_response_lost(case: Case) -> None:
     case.follow_up()
 
 
+@decides(*LIVENESS)
+def test_end_response_lost(case: Case) -> None:
+    """end-response-lost: the worker's report of the end commits, and the worker never hears of it."""
+    case.needs_state_route()
+    callback = case.submit("succeed", expect="terminal")
+    rule = case.rule(WireRule(DropResponse(), path=f"/callbacks/{callback.id}/state", times=1))
+    case.fault("end-response-lost")
+    case.settle()
+    if not rule.hits:
+        raise NotApplicable("The worker reported no end, so there was no answer to lose.")
+    case.follow_up()
+
+
 @decides(*DEATH)
 def test_killed_after_claim(case: Case) -> None:
     """after-claim: SIGKILL after the claim has committed, before the callable runs."""

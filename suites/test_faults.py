@@ -35,7 +35,7 @@ def _answer_lost(case: Case) -> None:
     case.inject("submit-refused", "answer-lost")
     callback = case.submit("hold", expect="terminal")
     entered = case.stop_at(callback, "enter")
-    claim = None if case.env.edition == "claimless" else claim_rule(case, callback, Hold(), times=1)
+    claim = claim_rule(case, callback, Hold(), times=1) if case.env.offers.has_claim else None
     case.until_ended_or_quiet(callback)
     if claim:
         claim.release()

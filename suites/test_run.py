@@ -39,6 +39,18 @@ def test_success(case: Case) -> None:
     case.settle()
 
 
+@decides("RUN-11", "RUN-12", "STATE-5")
+@pytest.mark.parametrize("end", ["success", "failure"])
+def test_end_is_reported(case: Case, end: str) -> None:
+    """The worker itself reports the end, and the row stays as reported whatever the executor says later."""
+    case.needs_state_route()
+    callback = case.submit("succeed" if end == "success" else "raise_error", expect=end)
+    case.settle()
+    case.linger()
+    state, output = case.env.journal.state(callback.id), case.env.journal.output(callback.id)
+    case.env.sink("probe", name="row", callback=callback.id, state=state, output=output)
+
+
 @decides("RUN-3", "RUN-1")
 @pytest.mark.parametrize("kwargs", ["nested", "unicode", "empty", "64-KiB", "typed"])
 def test_kwargs(case: Case, kwargs: str) -> None:
@@ -50,7 +62,7 @@ def test_kwargs(case: Case, kwargs: str) -> None:
         "64-KiB": LARGE,
         "typed": TYPED,
     }
-    if kwargs == "typed" and case.env.edition == "claimless":
+    if kwargs == "typed" and not case.env.offers.has_claim:
         raise NotApplicable("The edition stores kwargs as JSON, without an encoding for datetime, set and UUID.")
     case.submit("succeed", values[kwargs])
     case.settle()
@@ -74,7 +86,7 @@ def test_callable_of_the_dag_file(case: Case) -> None:
 @decides("RUN-7", "TOKEN-5", "TOKEN-9")
 def test_reads_connection_and_variable(case: Case) -> None:
     """The callable reads a Connection and a Variable."""
-    expect = "success" if case.env.edition != "claimless" else "terminal"
+    expect = "success" if case.env.offers.has_claim else "terminal"
     case.submit("read_secrets", expect=expect)
     case.settle()
 
@@ -167,7 +179,7 @@ def test_slow_start_and_long_run(case: Case) -> None:
     """A worker whose start takes 12 s, and beside it a callable that runs for 12 s: both succeed."""
     long = case.submit("hold")
     running = case.stop_at(long, "enter")
-    if case.env.edition == "claimless":
+    if not case.env.offers.has_claim:
         slow = case.submit("executor_conformance.suites.slow_import.function")
         start: Breakpoint | WireRule = case.env.effects.stop_at(None, "import")
     else:
@@ -188,7 +200,7 @@ ROUND = 8
 """Workloads between two looks at what the scheduler's process holds."""
 
 
-@decides("RUN-11", "ROUTE-11")
+@decides("RUN-13", "ROUTE-11")
 def test_leaves_no_residue(case: Case) -> None:
     """After 8, 16 and 24 callbacks the scheduler's process holds as much, and each has cost the same calls."""
     for number in range(1, 4):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import importlib.util
@@ -9,7 +10,7 @@ import json
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,26 @@ def run_matrix(case: Case) -> None:
     callback = case.submit("succeed")
     case.until(lambda: case.state(callback) in TERMINAL, "the end of a callback")
     case.settle()
-    mint = mint_for(case, callback)
-    described = execution_api(case)
+    mint, described = mint_for(case, callback), execution_api(case)
+    with rows_in_every_state(case) as made, matrix_of(case, mint, described, made) as matrix:
+        matrix.run()
+
+
+@contextlib.contextmanager
+def matrix_of(case: Case, mint: Mint, described: list[Operation], made: Mapping[str, Any]) -> Iterator[Matrix]:
+    """Give the matrix for rows that :func:`rows_in_every_state` has made, with a connection to the server."""
+    ids = Ids(made["callbacks"], made["another"], made["task_instance"], str(uuid.uuid4()))
+    with Client(case.env.server_url) as client:
+        yield Matrix(client, mint, case.env.offers, described, ids, row_reader(case), case.env.sink)
+
+
+@contextlib.contextmanager
+def rows_in_every_state(case: Case) -> Iterator[dict[str, Any]]:
+    """Make callbacks in every state beside the scheduler, and remove them again; gives their ids."""
     case.whole_afterwards = False  # until the rows are gone again
     made = case.env.ask_beside("make_rows", states=list(STATES))
     try:
-        ids = Ids(made["callbacks"], made["another"], made["task_instance"], str(uuid.uuid4()))
-        with Client(case.env.server_url) as client:
-            look = row_reader(case)
-            Matrix(client, mint, case.env.edition, described, ids, look, case.env.sink).run()
+        yield made
     finally:
         rows = [*made["callbacks"].values(), made["another"]]
         case.env.ask_beside("remove_rows", ids=rows, dag_run_id=made["dag_run_id"])

@@ -9,7 +9,7 @@ import pytest
 from executor_conformance.harness.catalogue import Catalogue, load_catalogue
 from executor_conformance.harness.errors import UsageError
 
-SIZES = {"DECL": 7, "ROUTE": 8, "RUN": 10, "FAIL": 5, "CRASH": 9, "STATE": 4, "TOKEN": 9, "TASK": 2}
+SIZES = {"DECL": 7, "ROUTE": 8, "RUN": 12, "FAIL": 5, "CRASH": 9, "STATE": 5, "TOKEN": 10, "TASK": 2}
 POINTS = [
     "submit-refused",
     "accepted-lost",
@@ -21,6 +21,7 @@ POINTS = [
     "after-claim",
     "during",
     "after-effect",
+    "end-response-lost",
     "report-lost",
     "scheduler-restart",
     "redelivery",
@@ -44,10 +45,15 @@ id = "RUN"
 title = "Run"
 [[edition]]
 id = "old"
+status = "released"
+queued_scope = "all"
 text = "Old."
 detected = "No claim."
 [[edition]]
 id = "new"
+status = "proposed"
+queued_scope = "own"
+claim_method = "PATCH"
 text = "New."
 detected = "A claim."
 [[point]]
@@ -92,7 +98,7 @@ def test_every_clause_is_one_sentence_with_a_source(contract: Catalogue) -> None
 
 def test_fault_points_editions_and_changes(contract: Catalogue) -> None:
     assert [point.id for point in contract.points] == POINTS
-    assert [edition.id for edition in contract.editions] == ["claimless", "claim", "claim-idempotent"]
+    assert [edition.id for edition in contract.editions] == ["claimless", "claim", "claim-state", "claim-idempotent"]
     assert contract.version == "2026.11"
     assert contract.changes
     assert all(change.why for change in contract.changes)
@@ -100,12 +106,13 @@ def test_fault_points_editions_and_changes(contract: Catalogue) -> None:
 
 
 def test_the_invariants_are_those_of_the_contract(contract: Catalogue) -> None:
-    expected = {"CRASH-3", "CRASH-4", "FAIL-5", "ROUTE-3", "ROUTE-6", "STATE-3", "TOKEN-5"}
+    expected = {"CRASH-3", "CRASH-4", "FAIL-5", "ROUTE-3", "ROUTE-6", "STATE-3", "STATE-5", "TOKEN-5"}
     assert {clause.id for clause in contract.invariants} == expected
 
 
 def test_core_owns_what_only_core_can_fix(contract: Catalogue) -> None:
-    expected = {"DECL-2", "RUN-10", "STATE-1", "STATE-2", "STATE-4"} | {f"TOKEN-{n}" for n in (1, 2, 3, 4, 6, 7)}
+    expected = {"DECL-2", "RUN-10", "RUN-11"} | {f"STATE-{n}" for n in (1, 2, 4, 5)}
+    expected |= {f"TOKEN-{n}" for n in (1, 2, 3, 4, 6, 7, 10)}
     assert {clause.id for clause in contract.clauses if clause.owner == "core"} == expected
 
 
@@ -127,8 +134,17 @@ def test_the_owner_can_differ_by_edition(contract: Catalogue) -> None:
 def test_a_clause_without_means_in_an_edition_says_why(contract: Catalogue, clause: str) -> None:
     assert "claim endpoint" in (contract.clause(clause).applies_to("claimless") or "")
     assert contract.clause(clause).applies_to("claim") is None
+    assert contract.clause(clause).applies_to("claim-state") is None
     assert contract.clause(clause).applies_to("claim-idempotent") is None
     assert contract.clause("RUN-1").applies_to("claimless") is None
+
+
+@pytest.mark.parametrize("clause", ["RUN-11", "RUN-12", "STATE-5", "TOKEN-10"])
+def test_the_clauses_of_a_proposal_say_why_no_release_has_them(contract: Catalogue, clause: str) -> None:
+    left_out = {edition.id: contract.clause(clause).applies_to(edition.id) for edition in contract.editions}
+    assert left_out.pop("claim-state") is None
+    assert "no route by which a worker reports the end" in str(left_out["claim"])
+    assert all(left_out.values())
 
 
 def test_an_unknown_clause_is_answered_with_the_nearest(contract: Catalogue) -> None:
@@ -144,7 +160,12 @@ def test_the_contract_is_read_once_and_clauses_are_hashable() -> None:
 
 
 def test_a_small_contract_loads(tmp_path: Path) -> None:
-    assert load(tmp_path, SMALL).clause("RUN-1").source == ("AIP-51",)
+    contract = load(tmp_path, SMALL)
+    assert contract.clause("RUN-1").source == ("AIP-51",)
+    assert [(one.status, one.queued_scope, one.has_claim) for one in contract.editions] == [
+        ("released", "all", False),
+        ("proposed", "own", True),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -182,6 +203,10 @@ def test_a_small_contract_loads(tmp_path: Path) -> None:
         ('version = "2026.11"', 'version = "one"', "version 'one' is no calendar version"),
         ("date = 2026-11-20", 'date = "soon"', r"\[\[change\]\] number 1 has no date"),
         ('[[point]]\nid = "during"\ntext = "Killed."', "", r"it has no \[\[point\]\]"),
+        ('status = "proposed"', "", "edition new has no 'status'"),
+        ('status = "proposed"', 'status = "rumour"', r"edition new has the unknown status 'rumour' \(known: released"),
+        ('claim_method = "PATCH"', "claim_method = 1", "edition new has no 'claim_method'"),
+        ('claim_method = "PATCH"', "idempotent = 1", "'idempotent' of edition new is not true or false"),
         ('id = "new"', 'id = "old"', "the id of edition old is there twice"),
         ('id = "new"', 'id = "new', "is no valid TOML: .*line"),
     ],

@@ -282,14 +282,14 @@ CLAIMS = [
 ]
 
 TABLES = {
-    "RUN-11": RESIDUE,
+    "RUN-13": RESIDUE,
     "ROUTE-11": CALLS,
     "CRASH-10": DELIVERY,
     "CRASH-11": ENDING,
     "DECL-8": CONSTRUCTION,
     "TASK-3": START,
     "TOKEN-4": RACE,
-    "TOKEN-10": OUTLIVED,
+    "TOKEN-11": OUTLIVED,
 }
 ROWS = [(clause, *row) for clause, rows in TABLES.items() for row in rows] + CLAIMS
 

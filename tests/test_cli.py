@@ -203,7 +203,11 @@ def tidy(case_id: str) -> str:
         ("RUN-7", ["owner: executor, core on claimless", "run.reads_connection_and_variable"]),
         ("CRASH", ["Fault points", "CRASH-1", "CRASH-9"]),
         ("before-claim", ["SIGKILL", "crash.killed_before_claim"]),
-        ("claim", ["Airflow 3.4", "detected:"]),
+        ("claim", ["claim (released)", "Airflow 3.4", "detected:", "not applicable on it: RUN-11, RUN-12, STATE-5"]),
+        ("claim-state", ["claim-state (proposed)", "detected:", "not applicable on it: nothing"]),
+        ("claim-idempotent", ["claim-idempotent (historical)", "superseded"]),
+        ("end-response-lost", ["crash.end_response_lost"]),
+        ("TOKEN-10", ["owner: core", "since: claim-state", "not applicable on claim: The edition has no route"]),
     ],
 )
 def test_explain(identifier: str, words: list[str]) -> None:

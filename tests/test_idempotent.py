@@ -1,49 +1,18 @@
-"""The edition `claim-idempotent`: what the suite decides about a server that does as apache/airflow#66141 proposes."""
+"""The edition `claim-idempotent`: what the suite decides about a server as apache/airflow#66141 proposed it first."""
 
 from __future__ import annotations
 
-import time
-import uuid
-from typing import Any
-
 import pytest
-from executor_conformance.harness.edition import edition_of
-from executor_conformance.harness.matrix import STATES, Ids, Matrix
-from executor_conformance.harness.openapi import operations
-from executor_conformance.harness.tokens import Client, Mint
 
-from tests.idempotent import ALGORITHM, AUDIENCE, SECRET, Server
-from tests.written import Written, history
+from tests.idempotent import Idempotent
+from tests.stand_in import asked
+from tests.written import history
 
 CLAUSES = ("TOKEN-2", "TOKEN-4", "TOKEN-6", "TOKEN-7", "STATE-2")
 
 
-def asked(*faults: str) -> Written:
-    """The history of the matrix against a stand-in with these faults."""
-    ids = Ids({state: str(uuid.uuid4()) for state in STATES}, *(str(uuid.uuid4()) for _ in range(3)))
-    server = Server(
-        frozenset(faults),
-        {**{one: [state, None] for state, one in ids.callbacks.items()}, ids.another: ["running", None]},
-        {ids.task_instance: ["running", None]},
-    )
-    written = history("claim-idempotent")
-
-    def sink(kind: str, **fields: Any) -> None:
-        written.add(kind, **fields)
-
-    now = int(time.time())
-    claims = {"sub": "", "scope": "workload", "aud": AUDIENCE, "iat": now, "nbf": now, "exp": now + 600}
-    mint = Mint(SECRET, claims, {"alg": ALGORITHM, "typ": "JWT"})
-    with server.serving() as app, Client(server.url) as client:
-        document = app.openapi()
-        paths = {path.removeprefix("/execution"): item for path, item in document["paths"].items()}
-        described = list(operations({**document, "paths": paths}))
-        Matrix(client, mint, "claim-idempotent", described, ids, server.look, sink).run()
-    return written
-
-
 def test_the_proposal_keeps_every_clause() -> None:
-    written = asked()
+    written = asked(Idempotent)
     decided = {clause: written.decide(clause) for clause in CLAUSES}
     assert {clause: str(decision.verdict) for clause, decision in decided.items()} == dict.fromkeys(CLAUSES, "pass"), {
         clause: (decision.reason, decision.evidence) for clause, decision in decided.items()
@@ -59,9 +28,9 @@ def test_the_proposal_keeps_every_clause() -> None:
 @pytest.mark.parametrize(
     ("fault", "clause", "reason"),
     [
-        ("workload everywhere", "TOKEN-2", "GET /variables/{variable_key}: lets the queued token in"),
+        ("queued token everywhere", "TOKEN-2", "GET /variables/{variable_key}: lets the queued token in"),
         (
-            "workload everywhere",
+            "queued token everywhere",
             "TOKEN-2",
             "PUT /task-instances/{task_instance_id}/heartbeat: lets the queued token in",
         ),
@@ -78,19 +47,10 @@ def test_the_proposal_keeps_every_clause() -> None:
     ],
 )
 def test_each_broken_promise_is_found_out(fault: str, clause: str, reason: str) -> None:
-    decision = asked(fault).decide(clause)
+    decision = asked(Idempotent, fault).decide(clause)
     told = " | ".join((decision.reason, *decision.evidence))
     assert str(decision.verdict) == "finding", f"{decision.verdict}: {told}"
     assert reason in told
-
-
-@pytest.mark.parametrize(
-    ("routes", "edition"), [("", "claim-idempotent"), ("claim of 3.4", "claim"), ("no claim", "claimless")]
-)
-def test_the_edition_is_told_by_the_refusal_of_the_claim(routes: str, edition: str) -> None:
-    server = Server(frozenset({routes}))
-    with server.serving():
-        assert edition_of(server.url) == edition
 
 
 def test_a_worker_of_the_edition_is_decided_by_its_rules() -> None:
@@ -101,3 +61,9 @@ def test_a_worker_of_the_edition_is_decided_by_its_rules() -> None:
         assert str(written.decide(clause).verdict) == "pass", (clause, written.decide(clause))
     written.request("c1", "/execution/variables/x", 403, scope="workload")
     assert str(written.decide("TOKEN-5").verdict) == "fail"
+
+
+@pytest.mark.parametrize("clause", ["RUN-11", "RUN-12", "STATE-5", "TOKEN-10"])
+def test_what_came_after_it_is_not_asked_of_the_historical_edition(clause: str) -> None:
+    decision = history("claim-idempotent").callback().succeeded().decide(clause)
+    assert (str(decision.verdict), "history" in decision.reason) == ("not applicable", True)

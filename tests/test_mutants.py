@@ -148,7 +148,9 @@ def test_each_clause_of_the_executor_that_has_cases_has_a_mutant() -> None:
     catalogue = load_catalogue()
     cases = suite_cases(catalogue)
     named = {clause for case in cases for clause in case.clauses}
-    owned = {clause.id for clause in catalogue.clauses if "executor" in (clause.owner, *clause.owner_in.values())}
+    # What no release has is tried in tests/test_claim_state_cases.py
+    released = [clause for clause in catalogue.clauses if catalogue.is_released(clause)]
+    owned = {clause.id for clause in released if "executor" in (clause.owner, *clause.owner_in.values())}
     broken = {mutant.breaks for mutant in MUTANTS}
     invariants = {clause.id for clause in catalogue.invariants}
     assert sorted(owned & (named | invariants) - broken) == []

@@ -181,8 +181,8 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 # -- what a subject is spared -----------------------------------------------------------------------------------------
 
 
-def chosen(*listed: tuple[str, str], victims: Collection[str] = VICTIMS, edition: str = "claim") -> Choice:
-    return choose(lambda case, clause: (case, clause) in listed, ["STATE-3"], victims, edition)
+def chosen(*listed: tuple[str, str], victims: Collection[str] = VICTIMS, has_claim: bool = True) -> Choice:
+    return choose(lambda case, clause: (case, clause) in listed, ["STATE-3"], victims, has_claim)
 
 
 def test_without_known_failures_all_is_drawn_and_decided() -> None:
@@ -220,7 +220,7 @@ def test_an_api_away_that_is_known_to_harm_is_left_out() -> None:
 
 def test_what_cannot_be_done_is_not_drawn() -> None:
     assert set(FATES) - set(chosen(victims={"unit"}).fates) == {"child-killed", "supervisor-killed"}
-    assert set(FATES) - set(chosen(edition="claimless").fates) == {"claim-error", "claim-lost"}
+    assert set(FATES) - set(chosen(has_claim=False).fates) == {"claim-error", "claim-lost"}
 
 
 # -- how it reads -----------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from executor_conformance.harness.checker import check
 from executor_conformance.harness.codec import digest
 from executor_conformance.harness.history import FORMAT, FORMAT_VERSION, Event, StoredHistory
 from executor_conformance.harness.verdicts import Decision
-from executor_conformance.harness.view import QUEUED_SCOPE
 
 EXECUTOR = "airflow.executors.local_executor.LocalExecutor"
 CALLABLES = "executor_conformance.suites.callables"
@@ -21,6 +20,7 @@ class Written:
 
     def __init__(self, edition: str = "claim", executor: str = EXECUTOR, **header: Any) -> None:
         self.edition, self.executor = edition, executor
+        self.offers = load_catalogue().edition(edition)
         self.t, self.seq = 0.0, 0
         self.events: list[Event] = []
         known = {"edition": edition, "executor": executor, "scheduler_pid": SCHEDULER, "parallelism": 3}
@@ -57,7 +57,7 @@ class Written:
 
     def workload(self, id: str = "c1", *, token: dict[str, Any] | None = None, **more: Any) -> Written:
         """What core handed to ``queue_workload``."""
-        claims = {"sub": id, "scope": QUEUED_SCOPE[self.edition], "iat": 1000, "exp": 1600, "aud": "urn:airflow"}
+        claims = {"sub": id, "scope": self.offers.queued_scope, "iat": 1000, "exp": 1600, "aud": "urn:airflow"}
         token = {"claims": {**claims, **(token or {})}, "fingerprint": f"queued-{id}"}
         fields: dict[str, Any] = {
             "executor": self.executor,
@@ -111,7 +111,7 @@ class Written:
 
     def wire_claim(self, id: str = "c1", status: int | None = 204, **more: Any) -> Written:
         """The worker's claim, with the queued token, answered with an execution token."""
-        queued = {"scope": QUEUED_SCOPE[self.edition], "fingerprint": f"queued-{id}"}
+        queued = {"scope": self.offers.queued_scope, "fingerprint": f"queued-{id}"}
         answer = {"claims": {"sub": id, "scope": "execution"}, "fingerprint": f"execution-{id}"}
         more.setdefault("refreshed", answer if status == 204 else None)
         return self.request(id, f"/execution/callbacks/{id}/run", status, **{**queued, **more})
@@ -165,7 +165,7 @@ class Written:
     def started(self, id: str = "c1", *, pid: int = CHILD, ppid: int = WORKER, data: Any = None) -> Written:
         """It is claimed, RUNNING, counted and entered."""
         self.slots(id)
-        if self.edition != "claimless":
+        if self.offers.has_claim:
             self.wire_claim(id, pid=ppid)
         return self.event(id, "running").row(id, "running").effect(id, "enter", pid=pid, ppid=ppid, data=data or {})
 

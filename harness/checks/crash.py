@@ -275,7 +275,7 @@ def no_success_without_running(view: HistoryView) -> Found:
     """A callable that never ran is not reported as a success."""
     for callback in view.subjects:
         if _never_ran(callback) and (
-            any(row["new"] == "success" for row in callback.rows)
+            (any(row["new"] == "success" for row in callback.rows) and not callback.differs_from_report)
             or any(event["state"] == "success" for event in callback.events)
         ):
             return Broken("The callable never ran and the callback is reported SUCCESS", callback.story())
@@ -347,9 +347,21 @@ def reported_success_stays(view: HistoryView) -> Found:
     for callback in view.subjects:
         came_through = callback.reported("return") or callback.reported("effect")
         reported = callback.id in known or any(event["state"] == "success" for event in callback.events)
-        if not came_through or not reported:
+        if not came_through or not (reported or _told_the_server(callback)):
             continue
         decided = True
         if callback.final == "failed":
             return Broken("The worker reported success and the row ends FAILED", callback.story())
     return Kept() if decided else Undecided("the worker never said that the callable returned")
+
+
+def _told_the_server(callback: CallbackView) -> bool:
+    """True if the worker reported success to the server, which took it, or to which the executor had said FAILED."""
+    if not callback.history.offers.end_is_final:
+        return False
+    said_failed = min((event["t"] for event in callback.events if event["state"] == "failed"), default=float("inf"))
+    return any(
+        answer["status"] < 300 or (answer["status"] == 409 and said_failed < answer["t"])
+        for answer in callback.responses(callback.end_reports)
+        if answer.get("says") == "success" and answer.get("by") != "rule"
+    )

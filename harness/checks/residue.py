@@ -1,4 +1,4 @@
-"""RUN-11 and ROUTE-11: what each workload costs the scheduler's process, and the control plane."""
+"""RUN-13 and ROUTE-11: what each workload costs the scheduler's process, and the control plane."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MEMORY_PER_WORKLOAD = 2 * MEBIBYTE
 """Above what an allocator keeps of a workload; a leaked workload, client or session is larger, or is one in many."""
 
 
-@decides("RUN-11")
+@decides("RUN-13")
 def scheduler_keeps_nothing(view: HistoryView) -> Found:
     """From N to 2N and from 2N to 3N workloads, nothing that the scheduler's process holds grew with their number."""
     looks = [probe["data"] for probe in view.probe("holdings")]

@@ -149,7 +149,7 @@ def _too_short_to_tell(view: HistoryView, callback: CallbackView) -> bool:
     Without a claim RUNNING comes from the executor, whose event buffer holds the last event of each key only.
     """
     held = any(note["callback"] == callback.id for note in view.of("note", what="in flight"))
-    return view.edition == "claimless" and callback.states == ["queued", "success"] and not held
+    return not view.offers.has_claim and callback.states == ["queued", "success"] and not held
 
 
 @decides("RUN-7")

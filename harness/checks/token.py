@@ -6,7 +6,7 @@ from typing import Any
 
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
 from executor_conformance.harness.history import Event
-from executor_conformance.harness.view import QUEUED_SCOPE, CallbackView, HistoryView, line
+from executor_conformance.harness.view import CallbackView, HistoryView, line
 
 CLOCK_SLACK_S = 5
 ASKING_S = 20.0
@@ -19,10 +19,6 @@ def _claims(event: dict[str, Any]) -> dict[str, Any]:
     return (event.get("token") or {}).get("claims") or {}
 
 
-def _queued_scope(view: HistoryView) -> str:
-    return QUEUED_SCOPE.get(view.edition, "callback")
-
-
 @decides("TOKEN-1")
 def queued_token_is_scoped(view: HistoryView) -> Found:
     """``sub``, scope, expiry and audience of the token that core hands to the executor."""
@@ -32,7 +28,7 @@ def queued_token_is_scoped(view: HistoryView) -> Found:
             continue
         decided += 1
         claims = _claims(callback.workload)
-        wanted = {"sub": callback.id, "scope": _queued_scope(view)}
+        wanted = {"sub": callback.id, "scope": view.offers.queued_scope}
         wrong = [
             f"{name} is {claims.get(name)!r}, not {value!r}"
             for name, value in wanted.items()
@@ -62,14 +58,19 @@ def _moved_by_itself(view: HistoryView, before: Event | None, probe: Event) -> b
 
 
 def _explained(callback: CallbackView, row: Event) -> bool:
-    asked = {request["seq"]: request["t"] for request in callback.claims}
-    claimed = any(
+    reported = any(event["state"] == row["new"] and event["t"] <= row["t"] + ROW_SLACK_S for event in callback.events)
+    own = callback.claims if row["new"] == "running" else callback.end_reports
+    return reported or _by_one_of(own, callback, row)
+
+
+def _by_one_of(requests: list[Event], callback: CallbackView, row: Event) -> bool:
+    """True if the row changed while the server took one of these requests of its own worker."""
+    asked = {request["seq"]: request["t"] for request in requests}
+    return any(
         asked[answer["seq"]] - ROW_SLACK_S <= row["t"] <= answer["t"] + ROW_SLACK_S
-        for answer in callback.responses(callback.claims)
+        for answer in callback.responses(requests)
         if answer["status"] < 300 and answer.get("by") != "rule"
     )
-    reported = any(event["state"] == row["new"] and event["t"] <= row["t"] + ROW_SLACK_S for event in callback.events)
-    return reported or (claimed and row["new"] == "running")
 
 
 def _refused(view: HistoryView, name: str, what: str) -> Found:
@@ -105,6 +106,11 @@ def claim_answers_with_an_execution_token(view: HistoryView) -> Found:
     return Kept() if decided else Undecided("no claim succeeded in this case")
 
 
+def asked_of_the_state_route(view: HistoryView) -> Found:
+    """Decide what the state route made of tokens that are foreign, expired, tampered with, unsigned or none."""
+    return _refused(view, "end", "the state route")
+
+
 def asked_of_the_claim(view: HistoryView) -> Found:
     """What the claim made of tokens that are foreign, expired, tampered with, unsigned, misdirected or none."""
     return _refused(view, "claim", "the claim")
@@ -129,13 +135,11 @@ def _wrong_token(view: HistoryView, callback: CallbackView, request: dict[str, A
         return "The worker sent a request without a token"
     if claims.get("sub") != callback.id:
         return "The worker sent a token whose subject is not the callback"
-    if view.edition == "claimless":
+    if not view.offers.has_claim:
         return ""  # the edition has one token for everything
     is_claim = request in callback.claims
-    # The idempotent claim also takes the token that an earlier one was answered with
-    claiming = (_queued_scope(view), "execution") if view.edition == "claim-idempotent" else (_queued_scope(view),)
     scope = claims.get("scope", "execution")
-    if is_claim and scope not in claiming:
+    if is_claim and scope not in view.offers.claiming_scopes:
         return f"The claim was sent with a token of scope '{scope}'"
     if not is_claim and scope != "execution":
         return f"A request other than the claim was sent with a token of scope '{scope}'"
@@ -173,7 +177,7 @@ def given_token_is_used(view: HistoryView) -> Found:
     return Kept() if decided else Undecided("the worker sent no request for a callback")
 
 
-@decides("TOKEN-10")
+@decides("TOKEN-11")
 def token_lasts_as_long_as_its_callable(view: HistoryView) -> Found:
     """A worker whose execution token has expired meanwhile was let in all the same, or got a new one in time."""
     expired = view.faults_of("token-expired")

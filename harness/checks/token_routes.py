@@ -14,9 +14,10 @@ from collections.abc import Iterable
 
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
 from executor_conformance.harness.checks.token import asked_of_the_claim
+from executor_conformance.harness.edition import Edition
 from executor_conformance.harness.history import Event
-from executor_conformance.harness.matrix import ANOTHER, CLAIM_METHODS, OWN
-from executor_conformance.harness.view import QUEUED_SCOPE, TERMINAL, HistoryView
+from executor_conformance.harness.matrix import ANOTHER, OWN, is_claim
+from executor_conformance.harness.view import TERMINAL, HistoryView
 
 REFUSED = (401, 403)
 GONE = (404, 410)
@@ -27,13 +28,14 @@ class Requests:
     """The requests of a history's matrix."""
 
     def __init__(self, view: HistoryView) -> None:
-        self.edition = view.edition
-        self.queued = QUEUED_SCOPE.get(view.edition, "callback")
+        self.edition = view.offers
+        self.queued = view.offers.queued_scope
         self.all = view.probe("matrix")
         self.anonymous = [one for one in self.all if one["scope"] == "none"]
         self.claims = [one for one in self.all if one.get("claim")]
+        self.ends = [one for one in self.all if one.get("end")]
         self.old = [one for one in self.all if one.get("old")]
-        marked = {id(one) for one in (*self.anonymous, *self.claims, *self.old)}
+        marked = {id(one) for one in (*self.anonymous, *self.claims, *self.ends, *self.old)}
         self.plain = [one for one in self.all if id(one) not in marked and not one.get("control")]
         self.controls: dict[str, set[tuple[str, int]]] = {}
         for one in self.all:
@@ -42,9 +44,7 @@ class Requests:
 
     def at_claim(self, one: Event) -> bool:
         """Whether the request is to the claim."""
-        route = one["route"]
-        method = CLAIM_METHODS.get(self.edition)
-        return one["method"] == method and route.startswith("/callbacks/{") and route.endswith("}/run")
+        return is_claim(one["method"], one["route"], self.edition)
 
     def opened(self, route: str) -> set[int]:
         """What the route answered the tokens that it let in, as a control."""
@@ -72,7 +72,7 @@ def name(one: Event) -> str:
     return f"{one['method']} {one['route']}"
 
 
-def _told(problem: str, asked: Iterable[Event]) -> list[str]:
+def lines_about(problem: str, asked: Iterable[Event]) -> list[str]:
     """One line per route and problem, with the subjects, the row states and the statuses at which it shows."""
     found: dict[str, dict[str, set[str]]] = {}
     for one in asked:
@@ -87,7 +87,8 @@ def _told(problem: str, asked: Iterable[Event]) -> list[str]:
     ]
 
 
-def _broken(what: str, lines: list[str]) -> Broken:
+def broken_by(what: str, lines: list[str]) -> Broken:
+    """Return what is broken, with the first of these lines as the reason and all of them as evidence."""
     others = f", and {len(lines) - 1} more" if lines[1:] else ""
     evidence = lines[:_SHOWN] + ([f"… and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else [])
     return Broken(f"{what}: {lines[0].partition(' (')[0]}{others}", tuple(evidence))
@@ -112,12 +113,12 @@ def queued_token_opens_only_the_claim(view: HistoryView) -> Found:
             continue
         unclear = one["status"] >= 500 or (one["status"] == 422 and requests.opened(name(one)) <= {422})
         (in_doubt if unclear else let_in).append(one)
-    lines = _told("open without any token", open_to_all) + _told("lets the queued token in", let_in)
-    lines += _told("refuses the queued token, and changes a row", [one for one in probes if one.get("changed")])
+    lines = lines_about("open without any token", open_to_all) + lines_about("lets the queued token in", let_in)
+    lines += lines_about("refuses the queued token, and changes a row", [one for one in probes if one.get("changed")])
     if lines:
-        return _broken("The queued token is not refused everywhere", lines)
+        return broken_by("The queued token is not refused everywhere", lines)
     if in_doubt:
-        return Unproven(f"whether the queued token was let in cannot be told: {_told('unclear', in_doubt)[0]}")
+        return Unproven(f"whether the queued token was let in cannot be told: {lines_about('unclear', in_doubt)[0]}")
     if not requests.minted_well:
         return Unproven("no queued token that the harness has signed was let in anywhere, so a refusal proves nothing")
     routes = dict.fromkeys(name(one) for one in probes)
@@ -143,15 +144,15 @@ def claim_is_guarded(view: HistoryView) -> Found:
     lines: list[str] = []
     for one in requests.claims:
         if wrong := _wrong_claim(one, requests.edition):
-            lines += _told(wrong, [one])
+            lines += lines_about(wrong, [one])
     for one in foreign:
         allowed = REFUSED if one["subject"] == ANOTHER else (*REFUSED, 404)
         if one["status"] not in allowed or one.get("changed"):
-            lines += _told(f"a claim of {one['subject']} is answered {one['status']}", [one])
+            lines += lines_about(f"a claim of {one['subject']} is answered {one['status']}", [one])
     overwritten = [one for one in requests.old if one["row"] in TERMINAL and "own" in one.get("changed", ())]
-    lines += _told("changes a row that has ended", overwritten)
+    lines += lines_about("changes a row that has ended", overwritten)
     if lines:
-        return _broken("The claim is not guarded", lines)
+        return broken_by("The claim is not guarded", lines)
     if not any(one["status"] == 204 for one in requests.claims):
         return Unproven("no claim succeeded, so a refusal proves nothing")
     return Kept(f"{len(requests.claims) + len(foreign)} claims")
@@ -168,17 +169,15 @@ def _one_of_several(rounds: list[Event]) -> Found:
     return Kept(f"{len(rounds)} rounds of {len(rounds[0]['statuses'])} claims at once")
 
 
-def _wrong_claim(one: Event, edition: str) -> str:
+def _wrong_claim(one: Event, edition: Edition) -> str:
     """What is wrong with the answer to the claim of a callback with a token of its own; empty if nothing is."""
     scope, row, status = one["scope"], one["row"], one["status"]
     changed = one.get("changed", {}).get("own")
-    idempotent = edition == "claim-idempotent"
-    takes = ("workload", "execution") if idempotent else ("callback",)
-    if scope not in takes:
+    if scope not in edition.claiming_scopes:
         wanted: tuple[int, ...] = REFUSED
     elif row == "unknown":
         wanted = (404,)
-    elif row == "queued" or (row == "running" and idempotent):
+    elif row == "queued" or (row == "running" and edition.idempotent):
         wanted = (204,)
     else:
         wanted = (409,)
@@ -210,9 +209,11 @@ def execution_token_is_confined(view: HistoryView) -> Found:
             continue
         (read if one["method"] in ("GET", "HEAD", "OPTIONS") else let_in).append(one)
     changed = [one for one in probes if one.get("changed")]
-    lines = _told("acts on what is not the token's", let_in) + _told("changes a row that is not the token's", changed)
+    lines = lines_about("acts on what is not the token's", let_in) + lines_about(
+        "changes a row that is not the token's", changed
+    )
     if lines:
-        return _broken("A callback's execution token is not confined to its callback", lines)
+        return broken_by("A callback's execution token is not confined to its callback", lines)
     routes = {name(one) for one in probes}
     if not any(requests.opened(route) for route in routes):
         return Unproven("no route let in any token that it is for, so a refusal proves nothing")
@@ -230,9 +231,11 @@ def token_ends_with_its_callback(view: HistoryView) -> Found:
     if not any(one.get("old") for one in ended):
         return Undecided("this case does not try tokens that are nearly over after the end of their callback")
     if renewed := [one for one in ended if one.get("renewed")]:
-        return _broken("A token is renewed after its callback has ended", _told("answers with a new token", renewed))
+        return broken_by(
+            "A token is renewed after its callback has ended", lines_about("answers with a new token", renewed)
+        )
     let_in = [one for one in requests.old if one["status"] not in REFUSED]
-    if not let_in and view.edition != "claimless":
+    if not let_in and view.offers.has_claim:
         return Unproven(
             "no token that is nearly over was let in anywhere, so nothing is shown by its not being renewed"
         )

@@ -103,13 +103,14 @@ def choose(
     listed: Callable[[str, str], bool],
     invariants: Iterable[str],
     victims: Iterable[str],
-    edition: str,
+    has_claim: bool,
 ) -> Choice:
     """What can be drawn and decided for a subject without meeting again what is known of it.
 
     :param listed: whether a failure of a clause (second) in a case of the suite (first) is listed for the subject.
     :param invariants: the clauses that are decided over every history.
     :param victims: whom the environment can kill.
+    :param has_claim: the edition has a claim endpoint.
     """
     decided = (*CLAUSES, *invariants)
     left_out: list[str] = []
@@ -122,7 +123,7 @@ def choose(
         why = ""
         if fate.victim and fate.victim not in victims:
             why = f"the environment has no means to kill '{fate.victim}' alone"
-        elif fate.needs_claim and edition == "claimless":
+        elif fate.needs_claim and not has_claim:
             why = "the edition has no claim"
         elif known and fate.name != "succeeds":
             why = f"the failure of {', '.join(known)} in {fate.like} is listed"

@@ -125,7 +125,7 @@ class HandsEachCallbackToTwoWorkers(Mutant):
 
 
 class KeepsADescriptorOfEach(Mutant):
-    """RUN-11."""
+    """RUN-13."""
 
     def queue_workload(self, workload: Any, session: Any) -> None:
         os.open(os.devnull, os.O_RDONLY)
@@ -133,7 +133,7 @@ class KeepsADescriptorOfEach(Mutant):
 
 
 class KeepsAThreadOfEach(Mutant):
-    """RUN-11."""
+    """RUN-13."""
 
     def queue_workload(self, workload: Any, session: Any) -> None:
         threading.Thread(target=threading.Event().wait, daemon=True).start()
@@ -141,7 +141,7 @@ class KeepsAThreadOfEach(Mutant):
 
 
 class KeepsMemoryOfEach(Mutant):
-    """RUN-11."""
+    """RUN-13."""
 
     kept: list[bytearray] = []
 
