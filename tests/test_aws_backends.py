@@ -11,10 +11,11 @@ import pytest
 from executor_conformance.backends.aws.base import RETRY_BASE, AwsBackend
 from executor_conformance.backends.aws.batch import BatchBackend
 from executor_conformance.backends.aws.ecs import EcsBackend
+from executor_conformance.backends.aws.emulated import EmulatedAws
 from executor_conformance.backends.aws.emulator.client import EmulatorClient
 from executor_conformance.backends.aws.emulator.faults import Faults
 from executor_conformance.backends.aws.lambda_ import LambdaBackend
-from executor_conformance.backends.aws.substrate import ENDED, WITHHELD, EmulatedAws
+from executor_conformance.backends.aws.substrate import ENDED, WITHHELD
 from executor_conformance.harness.backend import Options, Site, Variant
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.processes import ProcessInfo

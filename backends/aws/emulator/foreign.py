@@ -150,9 +150,17 @@ class Foreign:
 
     def _messages(self) -> Made:
         # The key of a task is its coordinates up to Airflow 3.3; later, and of callbacks, it is an id
-        run = {"dag_id": OTHER, "run_id": "scheduled__2026-01-01", "try_number": 1, "map_index": -1}
-        spelt = {f"task_{n}": json.dumps({**run, "task_id": f"task_{n}"}) for n in range(RESULTS // 3)}
-        keys = [*spelt.values(), *_identities(RESULTS - len(spelt))]
+        coordinates = [
+            {
+                "dag_id": OTHER,
+                "task_id": f"task_{n}",
+                "run_id": "scheduled__2026-01-01",
+                "try_number": 1,
+                "map_index": -1,
+            }
+            for n in range(RESULTS // 3)
+        ]
+        keys = [*map(json.dumps, coordinates), *_identities(RESULTS - len(coordinates))]
         for key in keys:
             # As the provider's handler sends it
             self._send(resources.RESULTS, key, json.dumps({"task_key": key, "return_code": 0}))
@@ -165,7 +173,8 @@ class Foreign:
             f"{RESULTS} results of another deployment's workloads in the results queue",
             f"{DEAD_LETTERS} messages of another deployment in the dead letter queue",
         ]
-        return told, [*keys, *lost]
+        as_events = [f"TaskInstanceKey({', '.join(f'{n}={v!r}' for n, v in each.items())})" for each in coordinates]
+        return told, [*keys, *lost, *as_events]
 
     def _send(self, queue: str, key: str, body: str, attributes: dict[str, tuple[str, str]] | None = None) -> None:
         identity = self.account.send_message(queue, body, attributes or {})
