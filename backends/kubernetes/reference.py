@@ -3,8 +3,8 @@
 It is the positive control of the Kubernetes environment and the worked example of ``docs/kubernetes.md``.
 Two things carry it. The watcher tells quickly what became of a callback's pod; and a reconciliation at an interval
 compares the pods that exist with the callbacks that are in flight, so that nothing is lost with a watch event, a
-scheduler, or a pod. Tasks take the parent's way; what it raises is tried again, and ends neither the scheduler nor
-its step.
+scheduler, or a pod. Tasks take the parent's way, without the pods of other deployments; what it raises is tried again,
+and ends neither the scheduler nor its step.
 """
 
 from __future__ import annotations
