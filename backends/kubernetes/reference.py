@@ -273,7 +273,21 @@ class KubernetesCallbackExecutor(KubernetesExecutor):
 
         The parent tells them by the id of a scheduler's job alone, and adopts the completed pods of all others.
         """
-        return [pod for pod in super()._list_pods(query_kwargs) if _is_known(pod)]
+        return [pod for pod in super()._list_pods(query_kwargs) if self._is_ours(pod)]
+
+    def _is_ours(self, pod: V1Pod) -> bool:
+        """True if the metadata database has the workload of a pod, so that it is not another deployment's."""
+        annotations = pod.metadata.annotations or {}
+        # No scoped session: it may be the scheduler's own, in the middle of a transaction
+        with create_session(scoped=False) as session:
+            if callback := (pod.metadata.labels or {}).get(CALLBACK_LABEL):
+                query = select(Callback.id).where(Callback.id == UUID(callback))
+            elif identity := annotations.get(TASK_INSTANCE_ID_ANNOTATION):
+                query = select(TaskInstance.id).where(TaskInstance.id == UUID(identity))
+            else:
+                wanted = TaskInstance.filter_for_tis([annotations_to_key(annotations)])
+                query = select(TaskInstance.id).where(wanted)
+            return session.scalar(query.limit(1)) is not None
 
     def _adopt_completed_pods(self, kube_client: Any) -> None:
         """As the parent, whose failure would end the scheduler; it tries again after its interval."""
@@ -311,9 +325,8 @@ class KubernetesCallbackExecutor(KubernetesExecutor):
             key = CallbackKey(pod.metadata.labels[CALLBACK_LABEL])
             owner = pod.metadata.labels.get(WORKER_LABEL)
             seen.add(key)
-            if owner in alive or (
-                owner != self.scheduler_job_id and not (_is_known(pod) and self._adopt(key, pod.metadata.name))
-            ):
+            mine = owner == self.scheduler_job_id
+            if not mine and (owner in alive or not self._is_ours(pod) or not self._adopt(key, pod.metadata.name)):
                 continue
             state, why = outcome_of(pod)
             failed = pod.status.phase == "Failed"
@@ -376,21 +389,6 @@ def outcome_of(pod: V1Pod, gone: bool = False) -> tuple[CallbackState | None, st
         if wait.reason in fatal:
             return CallbackState.FAILED, f"Its pod cannot start: {wait.reason}: {wait.message or 'no message'}"
     return (CallbackState.RUNNING, None) if phase == "Running" else (None, None)
-
-
-def _is_known(pod: V1Pod) -> bool:
-    """True if the metadata database has the workload of a pod, so that it is not another deployment's."""
-    annotations = pod.metadata.annotations or {}
-    # No scoped session: it may be the scheduler's own, in the middle of a transaction
-    with create_session(scoped=False) as session:
-        if callback := (pod.metadata.labels or {}).get(CALLBACK_LABEL):
-            query = select(Callback.id).where(Callback.id == UUID(callback))
-        elif identity := annotations.get(TASK_INSTANCE_ID_ANNOTATION):
-            query = select(TaskInstance.id).where(TaskInstance.id == UUID(identity))
-        else:
-            wanted = TaskInstance.filter_for_tis([annotations_to_key(annotations)])
-            query = select(TaskInstance.id).where(wanted)
-        return session.scalar(query.limit(1)) is not None
 
 
 def _reason_of(error: Any) -> str:

@@ -66,6 +66,13 @@ class AdoptsWhatAnyoneHasCompleted(KubernetesCallbackExecutor):
         return reference.KubernetesExecutor._list_pods(self, query_kwargs)
 
 
+class TakesEachPodForItsOwn(KubernetesCallbackExecutor):
+    """ROUTE-10: callbacks' pods of another deployment are taken over as well."""
+
+    def _is_ours(self, pod: Any) -> bool:
+        return True
+
+
 class _PodsWithoutTaskAnnotations(reference.CallbackPodScheduler):
     def _build_pod_request(self, next_job: Any) -> Any:
         pod = super()._build_pod_request(next_job)

@@ -128,6 +128,8 @@ MUTANTS = (
     _aws("ecs", "StopsTasksThatItDoesNotKnow", "ROUTE-10", "foreign", also=("success",)),
     _aws("batch", "TerminatesJobsOfItsName", "ROUTE-10", "foreign", also=("success",)),
     _kubernetes("AdoptsWhatAnyoneHasCompleted", "ROUTE-10", "foreign", also=("success",)),
+    # What it has taken over it reports as well
+    _kubernetes("TakesEachPodForItsOwn", "ROUTE-10", "foreign", "ROUTE-6", also=("success",)),
     # Nothing claims, and nothing is ever in flight
     _local("RunsInTheSchedulerProcess", "RUN-2", "no-context", "CRASH-2", also=("raises",)),
     _local("DropsKwargs", "RUN-3", "kwargs", also=("success",)),
