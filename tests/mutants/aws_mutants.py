@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError, NoCredentialsError
 
 
 class DeletesEachResult(AwsLambdaExecutor):
-    """ROUTE-10: a result that it did not wait for is taken for rubbish, as in the provider before 9.11."""
+    """ROUTE-10: a result that it did not wait for is deleted, as by the provider before apache/airflow#53396."""
 
     def load_connections(self, check_connection: bool = True) -> None:
         """Delete where the parent puts back."""
