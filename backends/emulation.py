@@ -28,6 +28,7 @@ class Way:
     :param rules: rules of the emulator that come into force, each as keyword arguments of ``add_fault``.
     :param act: what is done to the callback's unit of work: a method of the emulator's client, with ``arguments``.
     :param retry_s: for how long the subject may rightly wait before it tries again.
+    :param again_s: the same where the fault lasts until it is healed: for how long from then on.
     """
 
     text: str
@@ -35,6 +36,7 @@ class Way:
     act: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
     retry_s: float = 0.0
+    again_s: float = 0.0
 
 
 class Timers:
@@ -42,11 +44,17 @@ class Timers:
 
     def __init__(self) -> None:
         self._due: list[tuple[float, str]] = []
+        self._again: list[float] = []
 
     def note(self, way: Way) -> None:
         """Begin to count the patience that ``way`` asks for, if any."""
         if way.retry_s:
-            self._due.append((time.monotonic() + way.retry_s, f"a retry is due within {way.retry_s:g} s"))
+            self._begin(way.retry_s)
+        if way.again_s:
+            self._again.append(way.again_s)
+
+    def _begin(self, seconds: float) -> None:
+        self._due.append((time.monotonic() + seconds, f"a retry is due within {seconds:g} s"))
 
     def pending(self) -> list[str]:
         """A sentence for each that is not over."""
@@ -55,8 +63,10 @@ class Timers:
         return [why for _, why in self._due]
 
     def clear(self) -> None:
-        """Forget all."""
-        self._due = []
+        """Forget all but the tries that come after the faults, which are over now."""
+        self._due, again, self._again = [], self._again, []
+        for seconds in again:
+            self._begin(seconds)
 
 
 def start_emulator(site: Site, title: str, module: str, folder: Path, *more: str) -> ManagedProcess:
@@ -112,3 +122,13 @@ def below(processes: Mapping[int, ProcessInfo], roots: Iterable[int]) -> list[in
     while more := {pid for pid, process in processes.items() if process.ppid in found} - found:
         found |= more
     return sorted(found - top)
+
+
+def reported_of(keys: Iterable[str], site: Site) -> list[str]:
+    """A sentence for each workload of another deployment for which the executor has reported an event."""
+    reported = [(key, site.events_of(key)) for key in keys]
+    return [
+        f"The executor reported '{events[0]['state']}' for {key}, which is another deployment's."
+        for key, events in reported
+        if events
+    ]

@@ -20,10 +20,19 @@ INTRODUCTION = """\
 A clause that no broken executor breaks is not tested. So for the clauses that an executor owns there are executors
 with one defect each, in `tests/mutants/`; the name of the class is the defect. `tests/test_mutants.py` runs the case
 that is named here, for real, against each of them: that case must fail on that clause, and nothing else may fail but
-what cannot be kept with this defect, and what the released class that the mutant is made from breaks itself. The
-mutants of Kubernetes are made from the reference executor, one from CeleryExecutor, the others from LocalExecutor;
-*mended* is one without the defects of its own that the clause is about, and it must pass those cases.
+what cannot be kept with this defect, and what the released class that the mutant is made from breaks itself. The table
+names this class; the mutants of Kubernetes are made from the reference executor. *Mended* is a parent without the
+defects of its own that the clause is about, and it must pass those cases.
 """
+PARENTS = {
+    "local": "LocalExecutor",
+    "celery": "CeleryExecutor",
+    "kubernetes": "Kubernetes",
+    "ecs": "AwsEcsExecutor",
+    "batch": "AwsBatchExecutor",
+    "lambda": "AwsLambdaExecutor",
+}
+"""What the mutants of a place are made from."""
 PAGE = ROOT / "docs" / "mutants.md"
 
 
@@ -60,9 +69,7 @@ def _lines(catalogue: Catalogue, cases: list[SuiteCase]) -> Iterator[str]:
 
 
 def _row(clause: Clause, mutant: Mutant) -> str:
-    where = {"local": "LocalExecutor", "celery": "CeleryExecutor", "kubernetes": "Kubernetes"}[mutant.where] + (
-        ", mended" if mutant.mended else ""
-    )
+    where = PARENTS[mutant.where] + (", mended" if mutant.mended else "")
     lines = ", ".join(mutant.airflow)
     if mutant.airflow != LINES:
         lines += f"; {mutant.why_not}"

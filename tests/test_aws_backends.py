@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,11 +12,12 @@ import pytest
 from executor_conformance.backends.aws.base import RETRY_BASE, AwsBackend
 from executor_conformance.backends.aws.batch import BatchBackend
 from executor_conformance.backends.aws.ecs import EcsBackend
+from executor_conformance.backends.aws.emulated import EmulatedAws
 from executor_conformance.backends.aws.emulator.client import EmulatorClient
 from executor_conformance.backends.aws.emulator.faults import Faults
 from executor_conformance.backends.aws.lambda_ import LambdaBackend
-from executor_conformance.backends.aws.substrate import ENDED, WITHHELD, EmulatedAws
-from executor_conformance.harness.backend import Options, Site, Variant
+from executor_conformance.backends.aws.substrate import ENDED, WITHHELD
+from executor_conformance.harness.backend import Delivery, Options, Site, Variant
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.processes import ProcessInfo
 
@@ -35,6 +37,7 @@ class Client:
         self.called: list[dict[str, Any]] = []
         self.waiting: dict[str, dict[str, Any]] = {}
         self.idle: list[int] = []
+        self.changed: list[str] = []
         self.done: list[tuple[Any, ...]] = []
 
     def runs(self) -> list[dict[str, Any]]:
@@ -63,6 +66,22 @@ class Client:
 
     def purge(self) -> None:
         self.done.append(("purge",))
+
+    def deliveries(self, workload: str) -> list[dict[str, Any]]:
+        again = {"id": "again", "accepted": 3.0, "ended": None}
+        return [{"id": workload, "accepted": 1.0, "ended": 2.0}, again]
+
+    def counts(self) -> dict[str, int]:
+        return {"RunTask": 2}
+
+    def plant_foreign(self, service: str) -> dict[str, list[str]]:
+        return {"planted": ["two jobs"], "keys": ["k1", "k2"]}
+
+    def foreign_touched(self) -> list[str]:
+        return self.changed
+
+    def remove_foreign(self) -> None:
+        self.done.append(("removed",))
 
     def set_images(self, images: dict[str, Any]) -> None:
         self.done.append(("images", images))
@@ -201,6 +220,80 @@ def test_units_are_below_the_guardian_and_no_idle_runtimes(tmp_path: Path) -> No
     backend, client = made(LambdaBackend, tmp_path)
     client.idle = [30]
     assert backend.units(processes) == [20, 21]
+
+
+@pytest.mark.parametrize("way", ["credentials-missing", "credentials-failing"])
+def test_a_try_after_the_fault_is_declared_once_it_is_healed(way: str, tmp_path: Path) -> None:
+    """A subject that keeps its workload has a while for the next try; one that has given it up is not waited for."""
+    backend, _ = made(LambdaBackend, tmp_path)
+    backend.inject("submit-refused", way, "")
+    assert backend.pending("c") == []
+    backend.heal()
+    assert backend.pending("c") == ["a retry is due within 6 s"]
+    backend.site.events_of = lambda key: [{"state": "failed", "info": None}]
+    assert backend.pending("c") == []
+    backend.site.events_of = lambda key: []
+    backend.heal()
+    assert backend.pending("c") == []
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+def test_ways_without_credentials(kind: type[AwsBackend], tmp_path: Path) -> None:
+    """One for ever at the submission and one at the poll are of the core level; the others are further ones."""
+    for point, prefix in (("submit-refused", ""), ("observation", "poll-")):
+        ways = [f"{prefix}credentials-{kind}" for kind in ("missing", "missing-once", "failing", "failing-once")]
+        assert set(ways) <= set(kind.faults[point])
+        assert [way for way in ways if way not in kind.further[point]] == [f"{prefix}credentials-missing"]
+    (rule,) = kind.ways["observation"]["poll-credentials-missing-once"].rules
+    polled = {"ecs": "DescribeTasks", "batch": "DescribeJobs", "lambda": "ReceiveMessage"}[kind.name]
+    assert (rule["credentials"], rule["times"]) == (polled, 1)
+    assert rule["service"] == ("sqs" if kind is LambdaBackend else kind.name)
+
+
+def test_the_session_factory_is_for_the_schedulers_of_the_harness(tmp_path: Path) -> None:
+    """A user's scheduler, to which the control plane is shown alone, may not have the class."""
+    backend, _ = made(EcsBackend, tmp_path)
+    assert "credentials_url" not in backend.substrate.connection()["extra"]
+    assert backend.substrate.environ() == {"AWS_EC2_METADATA_DISABLED": "true"}
+    backend.site.api_url = "http://127.0.0.1:2"
+    assert backend.substrate.connection()["extra"]["credentials_url"] == "http://127.0.0.1:1/_credentials"
+    module, _, name = backend.substrate.environ()["AIRFLOW__AWS__SESSION_FACTORY"].rpartition(".")
+    assert f"class {name}(" in Path(str(importlib.util.find_spec(module).origin)).read_text()  # type: ignore[union-attr]
+    # No worker gets it: its container has no use for the credentials
+    assert "AIRFLOW__AWS__SESSION_FACTORY".startswith(WITHHELD)
+
+
+def test_what_is_reported_of_another_deployment_is_touched(tmp_path: Path) -> None:
+    backend, client = made(BatchBackend, tmp_path)
+    assert backend.foreign_touched() == []
+    assert backend.plant_foreign() == ["two jobs"]
+    assert backend.foreign_touched() == []
+    client.changed = ["The job was terminated."]
+    backend.site.events_of = lambda key: [{"state": "failed", "info": None}] if key == "k2" else []
+    told = "The executor reported 'failed' for k2, which is another deployment's."
+    assert backend.foreign_touched() == ["The job was terminated.", told]
+    backend.remove_foreign()
+    assert client.done[-1] == ("removed",)
+
+
+def test_deliveries_and_calls_are_the_emulators(tmp_path: Path) -> None:
+    backend, _ = made(EcsBackend, tmp_path)
+    assert backend.deliveries("c") == [Delivery("c", 1.0, 2.0), Delivery("again", 3.0)]
+    assert backend.calls() == {"RunTask": 2}
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+def test_timers_are_those_that_are_configured(kind: type[AwsBackend], tmp_path: Path) -> None:
+    backend, _ = made(kind, tmp_path)
+    configured = backend.substrate.connection()["extra"]["config_kwargs"]
+    timers = backend.timers()
+    assert timers["timeout of a request"] == configured["connect_timeout"] + configured["read_timeout"]
+    assert "the executor's waits between its attempts" not in timers
+    assert ("visibility timeout" in timers) == ("timeout of the function" in timers) == (kind is LambdaBackend)
+    again, _ = made(kind, tmp_path, kind.variants[1])
+    assert again.timers()["the executor's waits between its attempts"] == 4 + 16
+    # What the variant itself gives a callback is no shorter than any of them
+    assert max(again.timers().values()) <= kind.variants[1].settle_s
 
 
 def test_injected_retry_is_declared_and_healed(tmp_path: Path) -> None:

@@ -325,7 +325,34 @@ QUEUE = [
     ("not-looked", history().callback().succeeded(), NA, "does not look for the queue"),
 ]
 
+
+def shared(*touched: str) -> Written:
+    """Two deployments share a control plane, and somebody looks at what became of the other's things."""
+    return history().add("probe", name="foreign", data={"planted": ["3 pods of another"], "touched": list(touched)})
+
+
+FOREIGN = [
+    ("left-alone", shared().callback().succeeded(), PASS, "3 pods of another"),
+    ("deleted", shared("The pod a was deleted.").callback().succeeded(), FAIL, "The pod a was deleted."),
+    (
+        "two",
+        shared("The pod a was deleted.", "The pod b was changed.").callback().succeeded(),
+        FAIL,
+        "The pod a was deleted. (and 1 more)",
+    ),
+    # Also where the executor's own work came to nothing
+    ("deleted-and-cut-short", shared("The pod a was deleted.").callback(), FAIL, "The pod a was deleted."),
+    ("own-work-failed", shared().callback().failed(), PASS, "3 pods"),
+    ("cut-short", shared().callback().started(), ERROR, "cut short"),
+    ("one-cut-short", shared().callback().succeeded().callback("c2"), ERROR, "cut short"),
+    ("did-nothing", shared(), ERROR, "cut short"),
+    ("tasks-only", shared().task("t", "success"), PASS, "3 pods"),
+    ("task-cut-short", shared().task("t", "running"), ERROR, "cut short"),
+    ("not-shared", history().callback().succeeded(), NA, "nothing of another deployment"),
+]
+
 TABLES = {
+    "ROUTE-10": FOREIGN,
     "ROUTE-5": QUEUE,
     "ROUTE-1": ALIAS,
     "ROUTE-2": PRIORITY,

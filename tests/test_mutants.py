@@ -8,6 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from executor_conformance.backends.aws.batch import BatchBackend
+from executor_conformance.backends.aws.ecs import EcsBackend
+from executor_conformance.backends.aws.lambda_ import LambdaBackend
 from executor_conformance.backends.celery.backend import CeleryBackend
 from executor_conformance.backends.kubernetes.backend import KubernetesBackend
 from executor_conformance.backends.local import LocalBackend
@@ -26,8 +29,11 @@ from tests.mutants.table import CASES, MUTANTS, Mutant, case_id
 LINE = line_of(version("apache-airflow-core"))
 PLACES: dict[str, tuple[type[Backend], Variant]] = {
     "local": (LocalBackend, LocalBackend.variants[0]),
+    "batch": (BatchBackend, BatchBackend.variants[0]),
     "celery": (CeleryBackend, CeleryBackend.variants[0]),
+    "ecs": (EcsBackend, EcsBackend.variants[0]),
     "kubernetes": (KubernetesBackend, KubernetesBackend.variants[-1]),
+    "lambda": (LambdaBackend, LambdaBackend.variants[0]),
 }
 ROOT = Path(__file__).parent.parent
 EARLIER: dict[int, list[str]] = {}
@@ -142,6 +148,15 @@ def test_parent_that_was_mended_passes(place: Place, tmp_path: Path) -> None:
         clause for result in results.values() for clause, found in result.clauses.items() if found["verdict"] == "pass"
     }
     assert clauses <= passed
+
+
+def test_executor_that_waits_for_credentials_passes(place: Place, known: Expectations, tmp_path: Path) -> None:
+    """It keeps its workloads as long as there are no credentials; that they come back in time is all that it needs."""
+    cases = ("no-credentials", "no-credentials-to-poll")
+    results = run_cases(place, "ecs", "aws_mutants.WaitsForCredentials", known, cases, tmp_path)
+    assert {name: result.verdict for name, result in results.items()} == dict.fromkeys(cases, Verdict.PASS), [
+        (result.id, result.verdict, result.reason) for result in results.values()
+    ]
 
 
 def test_each_clause_of_the_executor_that_has_cases_has_a_mutant() -> None:

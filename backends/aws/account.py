@@ -36,6 +36,8 @@ OF_THE_HOST = (
 )
 """Variables of this host's processes, or beginnings of them, that mean nothing, or too much, to a worker."""
 BUNDLE = "executor_conformance.harness.airflow_side.shipped_bundle.ShippedBundle"
+CONNECT_S, READ_S, CLIENT_ATTEMPTS = 5, 10, 2
+"""Of the executor's client."""
 START_S = 600.0
 """A bound on the probe's start, the pull of a large image included."""
 MISSING_S = 30.0
@@ -150,13 +152,21 @@ class ExistingAccount(AwsSubstrate):
 
     def connection(self) -> dict[str, Any]:
         """The user's credentials, as boto3 finds them."""
-        config = {"connect_timeout": 5, "read_timeout": 10, "retries": {"mode": "standard", "total_max_attempts": 2}}
+        retries = {"mode": "standard", "total_max_attempts": CLIENT_ATTEMPTS}
+        config = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": retries}
         extra: dict[str, Any] = {"region_name": self.region, "config_kwargs": config}
         if self.file.profile:
             extra["profile_name"] = self.file.profile
         if self.file.endpoint_url:
             extra["endpoint_url"] = self.file.endpoint_url
         return {"extra": extra}
+
+    def timers(self) -> Mapping[str, float]:
+        """Of the executor's client; what AWS may take is the file's ``settle_s``."""
+        return {
+            "timeout of a request": CLIENT_ATTEMPTS * (CONNECT_S + READ_S),
+            "settle_s of the account": self.settle_s,
+        }
 
     def environ(self) -> dict[str, str]:
         """The user's credentials, where they are variables."""

@@ -20,6 +20,8 @@ FUNCTION_ENVIRONMENT = 4096
 """Bytes of all variables of a function; Lambda's own limit."""
 RETRIES_S = 180.0
 """Lambda tries an asynchronous invocation again after one minute, and after two more."""
+VISIBILITY_S = 30
+"""Of messages that were received."""
 DRAIN_S = 1
 
 
@@ -236,6 +238,13 @@ class LambdaAccount(ExistingAccount):
     """
 
     service_name: ClassVar[str] = "lambda"
+    retries_s: ClassVar[float] = RETRIES_S
+
+    def timers(self) -> Mapping[str, float]:
+        """Also of the function, whose timeout is known once it is made, and of its queues."""
+        own = {"timeout of the function": self._timeout} if hasattr(self, "_timeout") else {}
+        waits = {"Lambda's waits before it tries an invocation again": self.retries_s}
+        return {**super().timers(), **own, **waits, "visibility timeout": VISIBILITY_S}
 
     def make_resources(self) -> dict[str, Any]:
         """The queues: their addresses are part of the executor's settings."""
@@ -243,7 +252,8 @@ class LambdaAccount(ExistingAccount):
         urls = []
         for kind in ("results", "dead-letters"):
             name = f"{self.name}-{kind}"
-            url = self.ask("create a queue", sqs.create_queue, QueueName=name)["QueueUrl"]
+            hidden = {"VisibilityTimeout": str(VISIBILITY_S)}
+            url = self.ask("create a queue", sqs.create_queue, QueueName=name, Attributes=hidden)["QueueUrl"]
             self.made(f"the queue {name}", partial(sqs.delete_queue, QueueUrl=url))
             urls.append(url)
         return {"function_name": self.name, "queue_url": urls[0], "dead_letter_queue_url": urls[1]}

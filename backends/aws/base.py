@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 from executor_conformance.backends.aws.account import ExistingAccount
 from executor_conformance.backends.aws.account_services import ACCOUNTS
 from executor_conformance.backends.aws.containers import ContainedAws, missing_engine
+from executor_conformance.backends.aws.emulated import EmulatedAws
 from executor_conformance.backends.aws.localstack.process import LocalStackProcess
-from executor_conformance.backends.aws.substrate import ENDED, AwsSubstrate, EmulatedAws
-from executor_conformance.backends.emulation import Timers, Way
-from executor_conformance.harness.backend import EMULATOR, Backend, Options, Site, Variant, installed
+from executor_conformance.backends.aws.substrate import ENDED, AwsSubstrate
+from executor_conformance.backends.emulation import Timers, Way, reported_of
+from executor_conformance.harness.backend import EMULATOR, Backend, Delivery, Options, Site, Variant, installed
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.supervisor import ManagedProcess
@@ -81,6 +82,7 @@ class AwsBackend(Backend):
         self._asked: dict[str, float] = {}
         self._timers = Timers()
         self._refused_at = 0.0
+        self._foreign_keys: list[str] = []
 
     @classmethod
     def missing(cls, options: Options) -> str | None:
@@ -219,6 +221,33 @@ class AwsBackend(Backend):
         mine = [run for run in runs if run["id"] in told] or [run for run in runs if run["status"] not in ENDED]
         return mine[-1] if mine else None
 
+    def deliveries(self, workload: str) -> list[Delivery] | None:
+        """By the substrate."""
+        return self.substrate.deliveries(workload)
+
+    def calls(self) -> Mapping[str, int] | None:
+        """By the substrate."""
+        return self.substrate.calls()
+
+    def plant_foreign(self) -> list[str]:
+        """By the substrate."""
+        planted, self._foreign_keys = self.substrate.plant_foreign()
+        return planted
+
+    def foreign_touched(self) -> list[str]:
+        """By the substrate; and what the executor has reported of the other deployment's workloads."""
+        return self.substrate.foreign_touched() + reported_of(self._foreign_keys, self.site)
+
+    def remove_foreign(self) -> None:
+        """By the substrate."""
+        self.substrate.remove_foreign()
+
+    def timers(self) -> Mapping[str, float]:
+        """Of the substrate, and the executor's waits."""
+        waits = sum(RETRY_BASE**attempt for attempt in range(1, self.attempts))
+        own = {"the executor's waits between its attempts": float(waits)} if waits else {}
+        return {**self.substrate.timers(), "the executor's wait for a new connection": float(RETRY_BASE), **own}
+
     def remember(self, callback: str) -> None:
         """Keep the id of its run, which the events of not every executor tell."""
         if run := self.run_of(callback):
@@ -236,10 +265,10 @@ class AwsBackend(Backend):
     def pending(self, callback: str) -> list[str]:
         """What the data plane will still do by itself, and the executor's own delays before its next attempt."""
         told = self._told(callback)
-        found = [run["next"] for run in self.runs() if run["next"]] + self._timers.pending()
+        found = [run["next"] for run in self.runs() if run["next"]]
         if any(event["state"] in ("success", "failed") for event in self.site.events_of(callback)):
             return found
-        return found + self._retries(callback, told) + self.messages()
+        return found + self._timers.pending() + self._retries(callback, told) + self.messages()
 
     def _retries(self, callback: str, told: set[Any]) -> list[str]:
         """A retry that may be due: the executor's queue cannot be seen, its longest delay is known."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from executor_conformance.backends.aws.substrate import EmulatedAws
+from executor_conformance.backends.aws.emulated import EmulatedAws
 from executor_conformance.backends.emulation import below
 from executor_conformance.harness import processes as host
 from executor_conformance.harness.backend import Site

@@ -44,14 +44,41 @@ def submissions(service: str, operation: str, server_error: str) -> dict[str, Wa
         "expired-token": Way(
             f"the token of the first {operation} has expired",
             ({"service": service, "operation": operation, "times": 1, "action": EXPIRED},),
-            retry_s=6,  # the connection is made anew 4 s after the executor's start at the earliest
+            retry_s=NEXT_TRY_S,
         ),
+        **credentials(service, operation),
     }
 
 
-FURTHER_SUBMISSIONS = frozenset({"access-denied", "500", "connection-closed", "expired-token"})
-FURTHER_POLLS = frozenset({"poll-throttled", "poll-denied", "poll-500", "poll-closed", "poll-expired-token"})
-"""What the extended level has besides a submission and a poll that are throttled for ever."""
+NEXT_TRY_S = 6.0
+"""In so long an executor makes its connection anew: 4 s after its start at the earliest, later after a second."""
+
+
+def credentials(service: str, operation: str, prefix: str = "") -> dict[str, Way]:
+    """Ways in which ``operation`` has no credentials: there are none, or the service that gives them out fails."""
+
+    def way(text: str, kind: str, times: int | None) -> Way:
+        rule = {"service": service, "credentials": operation, "times": times, "action": {"type": kind}}
+        return Way(text, (rule,), retry_s=NEXT_TRY_S if times else 0.0, again_s=0.0 if times else NEXT_TRY_S)
+
+    missing, failing = "finds no credentials", "gets no credentials, for their provider fails"
+    return {
+        f"{prefix}credentials-missing": way(f"each {operation} {missing}", "missing", None),
+        f"{prefix}credentials-missing-once": way(f"one {operation} {missing}", "missing", 1),
+        f"{prefix}credentials-failing": way(f"each {operation} {failing}", "failing", None),
+        f"{prefix}credentials-failing-once": way(f"one {operation} {failing}", "failing", 1),
+    }
+
+
+FURTHER_CREDENTIALS = ("credentials-missing-once", "credentials-failing", "credentials-failing-once")
+FURTHER_SUBMISSIONS = frozenset({"access-denied", "500", "connection-closed", "expired-token", *FURTHER_CREDENTIALS})
+FURTHER_POLLS = frozenset(
+    {
+        *("poll-throttled", "poll-denied", "poll-500", "poll-closed", "poll-expired-token"),
+        *(f"poll-{name}" for name in FURTHER_CREDENTIALS),
+    }
+)
+"""What the extended level has besides a submission and a poll that are throttled, or without credentials, for ever."""
 
 
 def polls(service: str, operation: str, server_error: str) -> dict[str, Way]:
@@ -65,8 +92,9 @@ def polls(service: str, operation: str, server_error: str) -> dict[str, Way]:
         "poll-expired-token": Way(
             f"the token of one {operation} has expired",
             ({"service": service, "operation": operation, "times": 1, "action": EXPIRED},),
-            retry_s=6,
+            retry_s=NEXT_TRY_S,
         ),
+        **credentials(service, operation, "poll-"),
     }
 
 

@@ -1,23 +1,18 @@
-"""What the workers of an AWS executor run on: the members that each substrate has, and the emulated account."""
+"""What the workers of an AWS executor run on: the members that each substrate has."""
 
 from __future__ import annotations
 
-import importlib.metadata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from executor_conformance.backends.emulation import FORKED, Way, emulator_lost, image_env, in_containers, start_emulator
-from executor_conformance.harness.backend import Site
+from executor_conformance.backends.emulation import Way
+from executor_conformance.harness.backend import Delivery, Site
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.supervisor import ManagedProcess
 
-if TYPE_CHECKING:
-    from executor_conformance.backends.aws.emulator.client import EmulatorClient
-
 CONNECT_S, READ_S = 2, 5
 """Timeouts of the executor's client; botocore's own 60 s would be one step of the scheduler's loop."""
-STOP_TIMEOUT_S = 2
 ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 WITHHELD = (
     "AIRFLOW__API_AUTH__",
@@ -125,6 +120,29 @@ class AwsSubstrate(ABC):
         """The bodies of the last requests that handed over a workload; None: they cannot be told."""
         return None
 
+    def deliveries(self, workload: str) -> list[Delivery] | None:
+        """As :meth:`Backend.deliveries`."""
+        return None
+
+    def calls(self) -> Mapping[str, int] | None:
+        """As :meth:`Backend.calls`."""
+        return None
+
+    def plant_foreign(self) -> tuple[list[str], list[str]]:
+        """As :meth:`Backend.plant_foreign`; and the keys of the other deployment's workloads."""
+        return [], []
+
+    def foreign_touched(self) -> list[str]:
+        """As :meth:`Backend.foreign_touched`."""
+        return []
+
+    def remove_foreign(self) -> None:  # noqa: B027
+        """As :meth:`Backend.remove_foreign`."""
+
+    @abstractmethod
+    def timers(self) -> Mapping[str, float]:
+        """As :meth:`Backend.timers`, but for the executor's own attempts."""
+
     def know(self, told: Iterable[str]) -> bool:
         """Take note of runs that the executor's events name; whether one of them is new."""
         return False
@@ -155,152 +173,3 @@ class AwsSubstrate(ABC):
     @abstractmethod
     def clear(self) -> None:
         """End what is not over, and empty the queues."""
-
-
-class EmulatedAws(AwsSubstrate):
-    """An AWS of our own on a loopback port; its containers are host processes."""
-
-    on_this_host = True
-    victims = frozenset({"child", "supervisor", "unit"})
-    seen_s = 0.1
-    runner = "process"
-    """The emulator's."""
-
-    def __init__(self, site: Site, service: str) -> None:
-        super().__init__(site, service)
-        self._emulator: ManagedProcess | None = None
-        self._client: EmulatorClient | None = None
-        self._image: dict[str, Any] = {}
-        self._last_call = 0
-
-    def control_plane(self, title: str) -> str:
-        """The emulator and the moto below it."""
-        return f"emulated {title} (moto {importlib.metadata.version('moto')})"
-
-    def data_plane(self, own: str) -> str:
-        """The emulator's runner; Lambda's handler starts the worker command itself."""
-        return own + (FORKED if self.site.options.worker_start == "fork" else "")
-
-    @property
-    def client(self) -> EmulatorClient:
-        """The emulator's own control."""
-        assert self._client is not None
-        return self._client
-
-    @property
-    def resources(self) -> dict[str, Any]:  # type: ignore[override]
-        """What the emulator made for this service: names and addresses."""
-        found: dict[str, Any] = self.client.resources[self.service]
-        return found
-
-    @property
-    def region(self) -> str:  # type: ignore[override]
-        """The emulator's."""
-        return str(self.client.resources["region"])
-
-    def start(self) -> None:
-        """Start the emulator, and wait until it is ready."""
-        if self._emulator is not None:
-            return
-        module = "executor_conformance.backends.aws.emulator"
-        more = ("--services", self.service, "--stop-timeout", str(STOP_TIMEOUT_S), "--runner", self.runner)
-        self._emulator = start_emulator(self.site, "AWS", module, self.folder, *more)
-        from executor_conformance.backends.aws.emulator.client import EmulatorClient
-
-        self._client = EmulatorClient.from_folder(self.folder)
-
-    def connection(self) -> dict[str, Any]:
-        """With the emulator's address."""
-        timeouts = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": {"total_max_attempts": 1}}
-        extra = {"region_name": self.region, "endpoint_url": self.client.url, "config_kwargs": timeouts}
-        return {"login": "conformance", "password": "conformance", "extra": extra}
-
-    def environ(self) -> dict[str, str]:
-        """No look for an instance's own credentials."""
-        return {"AWS_EC2_METADATA_DISABLED": "true"}
-
-    def prepare_workers(self) -> None:
-        """Give the worker's image its interpreter, its paths and the deployment's settings."""
-        settings = {name: value for name, value in self.site.env.items() if not name.startswith(WITHHELD)}
-        self._image = self.image({**settings, **image_env()})
-        self.execute_workers(False)
-
-    def renew_workers(self) -> bool:
-        """By the workers' image."""
-        self.prepare_workers()
-        return False
-
-    def execute_workers(self, always: bool) -> None:
-        """By the workers' image."""
-        warm = not always and self.site.options.worker_start == "fork"
-        self.client.set_images({self.resources["image"]: {**self._image, "warm": warm}})
-
-    def image(self, env: dict[str, str]) -> dict[str, Any]:
-        """The workers' image with this environment, as the emulator's images file has it."""
-        return {"env": env}
-
-    def nodes(self) -> list[ManagedProcess]:
-        """The emulator."""
-        return [self._emulator] if self._emulator and self._emulator.alive else []
-
-    def units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
-        """All that runs below the guardian of the emulator's containers."""
-        assert self._emulator is not None
-        return in_containers(processes, self._emulator.pid)
-
-    def idle(self) -> set[int]:
-        """Lambda runtimes without an invocation."""
-        return set(self.client.idle_runtimes())
-
-    def lost(self) -> str:
-        """The emulator, if it has ended."""
-        return emulator_lost(self._emulator)
-
-    def runs(self) -> list[dict[str, Any]]:
-        """As the emulator knows them."""
-        return self.client.runs()
-
-    def submissions(self) -> list[Any]:
-        """As the emulator took them."""
-        return self.client.submissions()
-
-    def refused(self, submission: str) -> bool:
-        """By the emulator's log of calls."""
-        found = False
-        for call in self.client.calls(self._last_call):
-            self._last_call = max(self._last_call, call["n"]) if call["status"] else self._last_call
-            found |= call["operation"] == submission and bool(call["fault"] or (call["status"] or 500) >= 400)
-        return found
-
-    def messages(self) -> dict[str, dict[str, Any]]:
-        """As the emulator knows them."""
-        return self.client.messages()
-
-    def inject(self, way: Way, run: dict[str, Any] | None) -> None:
-        """By the rules of the emulator, and by what its client can do to a run."""
-        for rule in way.rules:
-            self.client.add_fault(**rule)
-        if way.act and run:
-            act: Callable[..., Any] = getattr(self.client, way.act)
-            act(run["id"], **way.arguments)
-
-    def hits(self) -> int | None:
-        """As the emulator counts."""
-        rules = self.client.faults()
-        return sum(rule["hits"] for rule in rules) if rules else None
-
-    def heal(self) -> None:
-        """Remove every rule."""
-        self.client.clear_faults()
-
-    def clear(self) -> None:
-        """Stop every run; an invocation cannot be stopped, only forgotten, and its processes have been killed."""
-        for run in self.client.runs():
-            if run["status"] not in ENDED:
-                if self.service == "lambda":
-                    self.client.vanish(run["id"])
-                else:
-                    self.client.stop(run["id"], "left behind")
-        if self.service == "lambda":
-            # the executor puts back for ever what it does not know
-            self.client.purge()

@@ -7,12 +7,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from executor_conformance.backends.emulation import Timers, Way
+from executor_conformance.backends.emulation import Timers, Way, reported_of
 from executor_conformance.backends.kubernetes.cluster import ExistingCluster
 from executor_conformance.backends.kubernetes.faults import FAULTS, FURTHER
 from executor_conformance.backends.kubernetes.kind import KindCluster
 from executor_conformance.backends.kubernetes.substrate import LAUNCH_TIMEOUT_S, EmulatedCluster, Substrate
-from executor_conformance.harness.backend import Backend, Options, Site, Variant, installed
+from executor_conformance.harness.backend import Backend, Delivery, Options, Site, Variant, installed
 from executor_conformance.harness.errors import HarnessError
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.supervisor import ManagedProcess
@@ -22,6 +22,7 @@ SUBSTRATES: dict[str, type[Substrate]] = {
     "docker": KindCluster,
     "cluster": ExistingCluster,
 }
+PUBLISH_RETRIES = 3
 RECONCILE_S = 2
 DEAD_SCHEDULER_S = 5
 """After so long without a heartbeat, the pods of another scheduler may be adopted."""
@@ -34,7 +35,7 @@ class KubernetesBackend(Backend):
     carriers: ClassVar = {"pod:spec.containers.args": "the arguments in the pod's specification"}
     executor: ClassVar[str] = "airflow.providers.cncf.kubernetes.executors.kubernetes_executor.KubernetesExecutor"
     variants: ClassVar = (
-        Variant("kubernetes", smoke=True, note="as released"),
+        Variant("kubernetes", smoke=True, also=("test_leaves_others_alone",), note="as released"),
         Variant(
             "kubernetes-reference",
             note="the reference executor: KubernetesExecutor with callbacks in pods",
@@ -56,6 +57,7 @@ class KubernetesBackend(Backend):
         self.on_this_host = self.substrate.on_this_host
         self._pods: tuple[float, list[dict[str, Any]]] = (0.0, [])
         self._timers = Timers()
+        self._foreign_keys: list[str] = []
 
     @classmethod
     def missing(cls, options: Options) -> str | None:
@@ -96,7 +98,7 @@ class KubernetesBackend(Backend):
             f"{section}WORKER_CONTAINER_REPOSITORY": repository,
             f"{section}WORKER_CONTAINER_TAG": tag,
             f"{section}WORKER_PODS_CREATION_BATCH_SIZE": "16",
-            f"{section}TASK_PUBLISH_MAX_RETRIES": "3",
+            f"{section}TASK_PUBLISH_MAX_RETRIES": str(PUBLISH_RETRIES),
             # Without it a request that is never answered blocks the scheduler for good
             f"{section}KUBE_CLIENT_REQUEST_ARGS": json.dumps({"_request_timeout": self.substrate.request_timeout}),
             # urllib3 repeats a request without an answer three times, each with the full time limit
@@ -151,6 +153,39 @@ class KubernetesBackend(Backend):
     def submissions(self) -> list[tuple[str, Any]]:
         """The pods as they are stored, status included."""
         return [("pod", manifest) for manifest in self.substrate.manifests()]
+
+    def deliveries(self, workload: str) -> list[Delivery] | None:
+        """By the substrate."""
+        return self.substrate.deliveries(workload)
+
+    def calls(self) -> Mapping[str, int] | None:
+        """By the substrate."""
+        return self.substrate.calls()
+
+    def timers(self) -> Mapping[str, float]:
+        """Of what :meth:`config` sets."""
+        request, launch = sum(self.substrate.request_timeout), self.substrate.launch_timeout_s
+        return {
+            "timeout of a request": request,
+            "all tries to create a pod": (1 + PUBLISH_RETRIES) * request,
+            "launch timeout": launch,
+            "reconcile interval": RECONCILE_S,
+            "end of a pod that does not start": launch + 2 * RECONCILE_S,
+            "adoption of the pods of a dead scheduler": DEAD_SCHEDULER_S + RECONCILE_S,
+        }
+
+    def plant_foreign(self) -> list[str]:
+        """By the substrate."""
+        planted, self._foreign_keys = self.substrate.plant_foreign()
+        return planted
+
+    def foreign_touched(self) -> list[str]:
+        """By the substrate; and what the executor has reported of the other deployment's workloads."""
+        return self.substrate.foreign_touched() + reported_of(self._foreign_keys, self.site)
+
+    def remove_foreign(self) -> None:
+        """By the substrate."""
+        self.substrate.remove_foreign()
 
     def pod_of(self, callback: str) -> dict[str, Any] | None:
         """The pod of a callback, whatever the subject writes its id on; else the newest that is not over."""

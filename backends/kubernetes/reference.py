@@ -3,8 +3,8 @@
 It is the positive control of the Kubernetes environment and the worked example of ``docs/kubernetes.md``.
 Two things carry it. The watcher tells quickly what became of a callback's pod; and a reconciliation at an interval
 compares the pods that exist with the callbacks that are in flight, so that nothing is lost with a watch event, a
-scheduler, or a pod. Tasks take the parent's way; what it raises is tried again, and ends neither the scheduler nor
-its step.
+scheduler, or a pod. Tasks take the parent's way, without the pods of other deployments; what it raises is tried again,
+and ends neither the scheduler nor its step.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ import multiprocessing
 import time
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from airflow.executors.workloads import ExecuteCallback
-from airflow.models.callback import CallbackKey
+from airflow.models.callback import Callback, CallbackKey
+from airflow.models.taskinstance import TaskInstance
 from airflow.providers.cncf.kubernetes.exceptions import PodMutationHookException, PodReconciliationError
 from airflow.providers.cncf.kubernetes.executors.kubernetes_executor import KubernetesExecutor
 from airflow.providers.cncf.kubernetes.executors.kubernetes_executor_types import (
     POD_EXECUTOR_DONE_KEY,
+    TASK_INSTANCE_ID_ANNOTATION,
     KubernetesJob,
     KubernetesResults,
     KubernetesWatch,
@@ -32,10 +35,13 @@ from airflow.providers.cncf.kubernetes.executors.kubernetes_executor_utils impor
     get_base_pod_from_template,
 )
 from airflow.providers.cncf.kubernetes.kube_client import _get_executor_kube_client
+from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import annotations_to_key
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
+from airflow.utils.session import create_session
 from airflow.utils.state import CallbackState
 from kubernetes.client import V1Pod
 from kubernetes.client.rest import ApiException
+from sqlalchemy import select
 
 try:
     from airflow.executors.workloads.base import WorkloadType
@@ -262,6 +268,27 @@ class KubernetesCallbackExecutor(KubernetesExecutor):
         except Exception as error:
             self.log.warning("The pod %s could not be cleaned up: %s", name, _reason_of(error))
 
+    def _list_pods(self, query_kwargs: Any) -> list[V1Pod]:
+        """As the parent, without the pods of other deployments: their task instances are not in this database.
+
+        The parent tells them by the id of a scheduler's job alone, and adopts the completed pods of all others.
+        """
+        return [pod for pod in super()._list_pods(query_kwargs) if self._is_ours(pod)]
+
+    def _is_ours(self, pod: V1Pod) -> bool:
+        """True if the metadata database has the workload of a pod, so that it is not another deployment's."""
+        annotations = pod.metadata.annotations or {}
+        # No scoped session: it may be the scheduler's own, in the middle of a transaction
+        with create_session(scoped=False) as session:
+            if callback := (pod.metadata.labels or {}).get(CALLBACK_LABEL):
+                query = select(Callback.id).where(Callback.id == UUID(callback))
+            elif identity := annotations.get(TASK_INSTANCE_ID_ANNOTATION):
+                query = select(TaskInstance.id).where(TaskInstance.id == UUID(identity))
+            else:
+                wanted = TaskInstance.filter_for_tis([annotations_to_key(annotations)])
+                query = select(TaskInstance.id).where(wanted)
+            return session.scalar(query.limit(1)) is not None
+
     def _adopt_completed_pods(self, kube_client: Any) -> None:
         """As the parent, whose failure would end the scheduler; it tries again after its interval."""
         try:
@@ -298,7 +325,8 @@ class KubernetesCallbackExecutor(KubernetesExecutor):
             key = CallbackKey(pod.metadata.labels[CALLBACK_LABEL])
             owner = pod.metadata.labels.get(WORKER_LABEL)
             seen.add(key)
-            if owner in alive or (owner != self.scheduler_job_id and not self._adopt(key, pod.metadata.name)):
+            mine = owner == self.scheduler_job_id
+            if not mine and (owner in alive or not self._is_ours(pod) or not self._adopt(key, pod.metadata.name)):
                 continue
             state, why = outcome_of(pod)
             failed = pod.status.phase == "Failed"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from executor_conformance.backends.emulation import FORKED, Way, emulator_lost, image_env, in_containers, start_emulator
 from executor_conformance.backends.kubernetes.faults import FAULTS
-from executor_conformance.harness.backend import Options, Site, installed
+from executor_conformance.harness.backend import Delivery, Options, Site, installed
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.supervisor import ManagedProcess
 
@@ -91,6 +91,25 @@ class Substrate(ABC):
     @abstractmethod
     def manifests(self) -> list[dict[str, Any]]:
         """All pods, whole, as the API server shows them."""
+
+    def deliveries(self, workload: str) -> list[Delivery] | None:
+        """As :meth:`Backend.deliveries`; a cluster keeps no record of the pods that are gone."""
+        return None
+
+    def calls(self) -> Mapping[str, int] | None:
+        """As :meth:`Backend.calls`."""
+        return None
+
+    def plant_foreign(self) -> tuple[list[str], list[str]]:
+        """As :meth:`Backend.plant_foreign`; and the keys of the other deployment's workloads."""
+        return [], []
+
+    def foreign_touched(self) -> list[str]:
+        """As :meth:`Backend.foreign_touched`."""
+        return []
+
+    def remove_foreign(self) -> None:  # noqa: B027
+        """As :meth:`Backend.remove_foreign`."""
 
     def nodes(self) -> list[ManagedProcess]:
         """Processes that it consists of."""
@@ -213,6 +232,27 @@ class EmulatedCluster(Substrate):
     def manifests(self) -> list[dict[str, Any]]:
         """As the emulator stores them."""
         return self.client.manifests()
+
+    def deliveries(self, workload: str) -> list[Delivery]:
+        """From the emulator's record of pods."""
+        return [Delivery(**delivery) for delivery in self.client.deliveries(workload)]
+
+    def calls(self) -> Mapping[str, int]:
+        """As the emulator counts."""
+        return self.client.counts()
+
+    def plant_foreign(self) -> tuple[list[str], list[str]]:
+        """By the emulator."""
+        made = self.client.plant_foreign(self.namespace)
+        return made["planted"], made["keys"]
+
+    def foreign_touched(self) -> list[str]:
+        """As the emulator compares."""
+        return self.client.foreign_touched()
+
+    def remove_foreign(self) -> None:
+        """By the emulator."""
+        self.client.remove_foreign()
 
     def nodes(self) -> list[ManagedProcess]:
         """The emulator, which is the kubelet too."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
 from executor_conformance.harness.limits import LIMITS
-from executor_conformance.harness.view import TERMINAL, HistoryView, line
+from executor_conformance.harness.view import TASK_ENDED, TERMINAL, HistoryView, line
 
 CALLBACK_STATES = frozenset({"scheduled", "pending", "queued", "running", "success", "failed"})
 COMPANION = "second"
@@ -215,6 +215,22 @@ def comes_back_in_time(view: HistoryView) -> Found:
     if not (view.of("slots") or view.of("event") or view.of("workload")):
         return Undecided("no step of a scheduler was seen in this case")
     return Kept("every heartbeat() came back in time")
+
+
+@decides("ROUTE-10")
+def leaves_others_alone(view: HistoryView) -> Found:
+    """Nothing that was planted for another deployment was changed, while the executor did its own work."""
+    looked = view.probe("foreign")
+    if not looked:
+        return Undecided("nothing of another deployment is at the control plane in this case")
+    planted, touched = looked[-1]["data"]["planted"], looked[-1]["data"]["touched"]
+    if touched:
+        rest = f" (and {len(touched) - 1} more)" if len(touched) > 1 else ""
+        return Broken(f"{touched[0]}{rest}", tuple(touched[:8]))
+    ended = [ti for ti in view.task_instances if (rows := view.task_rows(ti)) and rows[-1]["new"] in TASK_ENDED]
+    if not all(callback.settled for callback in view.callbacks) or not (view.callbacks or ended):
+        return Unproven("the case was cut short before the executor had done its own work")
+    return Kept("; ".join(planted))
 
 
 @decides("ROUTE-6")

@@ -59,6 +59,20 @@ class SaysNotWhatDied(KubernetesCallbackExecutor):
         super()._conclude(key, state, None, keep_pod)
 
 
+class AdoptsWhatAnyoneHasCompleted(KubernetesCallbackExecutor):
+    """ROUTE-10: completed pods of another deployment are taken over and deleted, as by the released executor."""
+
+    def _list_pods(self, query_kwargs: Any) -> Any:
+        return reference.KubernetesExecutor._list_pods(self, query_kwargs)
+
+
+class TakesEachPodForItsOwn(KubernetesCallbackExecutor):
+    """ROUTE-10: callbacks' pods of another deployment are taken over as well."""
+
+    def _is_ours(self, pod: Any) -> bool:
+        return True
+
+
 class _PodsWithoutTaskAnnotations(reference.CallbackPodScheduler):
     def _build_pod_request(self, next_job: Any) -> Any:
         pod = super()._build_pod_request(next_job)

@@ -51,6 +51,9 @@ CASES = {
     "deleted-pending": ("test_faults", "test_stopped_before_start", ("deleted",)),
     "clean-up": ("test_faults", "test_clean_up", ("500-for-ever",)),
     "hang": ("test_faults", "test_hang", ("create",)),
+    "foreign": ("test_foreign", "test_leaves_others_alone", ()),
+    "no-credentials": ("test_faults", "test_submit_refused", ("credentials-missing",)),
+    "no-credentials-to-poll": ("test_faults", "test_observation", ("poll-credentials-missing",)),
 }
 """Cases by short name: module of the suite, function, parameters."""
 
@@ -118,6 +121,10 @@ def _kubernetes(name: str, breaks: str, by: str, *follows: str, **more: object) 
     return _local(name, breaks, by, *follows, module="kubernetes_mutants", where="kubernetes", **more)
 
 
+def _aws(where: str, name: str, breaks: str, by: str, *follows: str, **more: object) -> Mutant:
+    return _local(name, breaks, by, *follows, module="aws_mutants", where=where, **more)
+
+
 MUTANTS = (
     _declared("AcceptsWithoutDeclaring", "DECL-1", "offer", also=("success",)),
     # A refusal that core does not expect ends the scheduler, so no callback runs at all
@@ -136,6 +143,12 @@ MUTANTS = (
     _kubernetes("WaitsForEverForAnAnswer", "ROUTE-7", "hang", "CRASH-5"),
     _slots("CountsNoCallback", "ROUTE-8", "success", mended=True),
     _local("NeverCallsTheCallable", "RUN-1", "success"),
+    _aws("lambda", "DeletesEachResult", "ROUTE-10", "foreign", also=("success",)),
+    _aws("ecs", "StopsTasksThatItDoesNotKnow", "ROUTE-10", "foreign", also=("success",)),
+    _aws("batch", "TerminatesJobsOfItsName", "ROUTE-10", "foreign", also=("success",)),
+    _kubernetes("AdoptsWhatAnyoneHasCompleted", "ROUTE-10", "foreign", also=("success",)),
+    # What it has taken over it reports as well
+    _kubernetes("TakesEachPodForItsOwn", "ROUTE-10", "foreign", "ROUTE-6", also=("success",)),
     # Nothing claims, and nothing is ever in flight
     _local("RunsInTheSchedulerProcess", "RUN-2", "no-context", "CRASH-2", also=("raises",)),
     _local("DropsKwargs", "RUN-3", "kwargs", also=("success",)),

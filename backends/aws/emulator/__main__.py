@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lambda-retry-delay", type=float, default=1.0, help="seconds; the second retry waits twice")
     parser.add_argument("--lambda-timeout", type=int, default=60, help="seconds; of the function 'conformance'")
     parser.add_argument("--lambda-concurrency", type=int, default=10, help="invocations at once; the rest is queued")
+    parser.add_argument("--visibility-timeout", type=int, default=30, help="seconds; of messages that were received")
     parser.add_argument("--lambda-handler", type=Path, help="a Python file; default: the amazon provider's own")
     return parser
 
@@ -60,6 +61,8 @@ def _settings(arguments: argparse.Namespace) -> object:
         raise UsageError(f"There is no port {arguments.port}.")
     if not 1 <= arguments.lambda_timeout <= 900:
         raise UsageError("--lambda-timeout is a number of seconds from 1 to 900.")
+    if not 0 <= arguments.visibility_timeout <= 43200:
+        raise UsageError("--visibility-timeout is a number of seconds from 0 to 43200.")
     if arguments.lambda_retry_delay < 0 or arguments.stop_timeout < 0 or arguments.lambda_concurrency < 1:
         raise UsageError("Delays are not negative, and at least one invocation is carried out at once.")
     handler = arguments.lambda_handler
@@ -85,6 +88,7 @@ def _settings(arguments: argparse.Namespace) -> object:
         lambda_retry_delay=arguments.lambda_retry_delay,
         lambda_timeout=arguments.lambda_timeout,
         lambda_concurrency=arguments.lambda_concurrency,
+        visibility_timeout=arguments.visibility_timeout,
         lambda_handler=handler,
     )
 

@@ -8,6 +8,10 @@ an error is ``{"error": "one sentence"}``.
 * ``GET /messages``: ``{queue: {"visible": n, "delayed": [seconds], "in_flight": [seconds]}}``
 * ``DELETE /messages``: all of them, those in flight too -> ``{}``
 * ``GET /calls?since=N``: ``[{"n", "at", "service", "operation", "status", "fault"}]``
+* ``GET /counts``: ``{operation: n}``, all requests so far
+* ``GET /deliveries?workload=ID``: ``[{"id", "accepted", "ended"}]``, the accepted requests that carry this id
+* ``POST /foreign {"service"}`` -> ``{"planted": [sentence], "keys": [key]}``, ``GET /foreign`` ->
+  ``{"touched": [sentence]}``, ``DELETE /foreign``: what another deployment has at the account
 * ``GET /submissions``: ``[BODY]``, the last requests RunTask, SubmitJob and Invoke, as their JSON has them
 * ``GET /faults``, ``POST /faults`` -> ``{"id"}``, ``DELETE /faults``, ``DELETE /faults/ID``
 * ``POST /runs/ID/kill {"signal": 9}``, ``/runs/ID/stop {"reason"}``, ``/runs/ID/vanish``, ``/runs/ID/oom``,
@@ -26,6 +30,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from executor_conformance.backends.aws.emulator.dataplane import DataPlane
+from executor_conformance.backends.aws.emulator.foreign import Foreign
 from executor_conformance.backends.aws.emulator.lambda_service import LambdaService
 from executor_conformance.backends.aws.emulator.protocols import Reply
 from executor_conformance.backends.aws.emulator.runner import parse_images
@@ -51,6 +56,8 @@ class Admin:
         self.purge = purge
         self.submissions: Callable[[], list[Any]] = lambda: []
         self.calls_since: Callable[[int], list[dict[str, Any]]] = lambda number: []
+        self.counts: Callable[[], dict[str, int]] = dict
+        self.foreign: Foreign | None = None
 
     def __call__(self, environ: dict[str, Any], body: bytes) -> Reply:
         """The reply to one request."""
@@ -85,11 +92,19 @@ class Admin:
                 return self.plane.faults.describe()
             if head == "submissions":
                 return self.submissions()
+            if head == "counts":
+                return self.counts()
+            if head == "deliveries":
+                if not (workload := query.get("workload", [""])[0]):
+                    raise UsageError("'workload' is the id of a callback or of a task instance.")
+                return self.plane.deliveries(workload)
             if head == "calls":
                 since = query.get("since", ["0"])[0]
                 if not since.isdigit():
                     raise UsageError("'since' is the number of a call.")
                 return self.calls_since(int(since))
+        if head == "foreign" and not rest and self.foreign is not None:
+            return self._foreign(method, data)
         if (method, head, rest) == ("DELETE", "messages", ""):
             self.purge()
             return {}
@@ -107,6 +122,17 @@ class Admin:
             self._act(identity, verb, data if isinstance(data, dict) else {})
             return {}
         raise NotFound(f"There is no {method} /_admin/{path}.")
+
+    def _foreign(self, method: str, data: Any) -> Any:
+        assert self.foreign is not None
+        if method == "POST":
+            return self.foreign.plant(str(data.get("service")) if isinstance(data, dict) else "")
+        if method == "GET":
+            return {"touched": self.foreign.touched()}
+        if method == "DELETE":
+            self.foreign.remove()
+            return {}
+        raise NotFound(f"There is no {method} /_admin/foreign.")
 
     def _act(self, identity: str, verb: str, data: dict[str, Any]) -> None:
         run = self.plane.get(identity)

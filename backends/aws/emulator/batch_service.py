@@ -5,6 +5,7 @@ States: "Job states" of the user guide; reasons as DescribeJobs words them.
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,12 +58,19 @@ class BatchService:
 
     def accept(self, job: Any) -> None:
         """Take up a job that was submitted."""
-        self.plane.add(Run("batch", job.job_id, "SUBMITTED"))
+        submission = json.dumps([job.container_overrides, job.parameters])
+        self.plane.add(Run("batch", job.job_id, "SUBMITTED", submission=submission))
 
     def terminate(self, job_id: str, reason: str) -> None:
         """TerminateJob: FAILED with the reason, whatever it is doing; nothing once it has ended."""
         if (run := self.plane.get(job_id)) is not None:
             run.stop(reason, "UserInitiated", self.plane.stop_timeout)
+
+    def terminate_planted(self, job: Any, reason: str) -> None:
+        """TerminateJob for a job that has no container, which was planted."""
+        if self.plane.get(job.job_id) is None and job.status not in ("SUCCEEDED", "FAILED"):
+            job.status, job.job_stopped = "FAILED", True
+            job.record.status_reason, job.record.stopped_at = reason, time.time()
 
     def cancel(self, job_id: str, reason: str) -> None:
         """CancelJob: as ``terminate``, but only for a job that has not come to STARTING."""

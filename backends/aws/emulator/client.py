@@ -71,6 +71,26 @@ class EmulatorClient:
         """API calls after number ``since``: n, at (monotonic seconds), service, operation, status, fault."""
         return self._call("GET", f"/calls?since={since}")
 
+    def counts(self) -> dict[str, int]:
+        """How many requests there have been, by operation."""
+        return self._call("GET", "/counts")
+
+    def deliveries(self, workload: str) -> list[dict[str, Any]]:
+        """The accepted requests that carry a workload's id: id, accepted and ended (monotonic seconds, or None)."""
+        return self._call("GET", f"/deliveries?workload={quote(workload, safe='')}")
+
+    def plant_foreign(self, service: str) -> dict[str, list[str]]:
+        """Plant what another deployment has at a service: ``planted`` (sentences) and ``keys``."""
+        return self._call("POST", "/foreign", {"service": service})
+
+    def foreign_touched(self) -> list[str]:
+        """A sentence for each planted thing that is not as it was."""
+        return self._call("GET", "/foreign")["touched"]
+
+    def remove_foreign(self) -> None:
+        """Take away all that is planted."""
+        self._call("DELETE", "/foreign")
+
     def submissions(self) -> list[Any]:
         """The bodies of the last requests RunTask, SubmitJob and Invoke, as their JSON has them."""
         return self._call("GET", "/submissions")

@@ -55,6 +55,13 @@ class Run:
     stop_code: str = ""
     out_of_memory: bool = False
     vanished: bool = False
+    submission: str = ""
+    """What the request that was accepted says of the workload, as text."""
+    repeated: bool = False
+    """The service carries out once more what it accepted before; no request asked for it."""
+    accepted: float = field(default_factory=time.monotonic)
+    over: float | None = None
+    """When it ended, of the monotonic clock."""
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
@@ -127,6 +134,7 @@ class Run:
         """It is over: nothing will happen to it any more."""
         with self.lock:
             self.status = status
+            self.over = time.monotonic()
             self.expect("")
 
 
@@ -163,13 +171,21 @@ class DataPlane:
         with self._lock:
             return list(self._runs.values())
 
+    def deliveries(self, workload: str) -> list[dict[str, Any]]:
+        """The accepted requests that carry the id of a workload, oldest first, those of forgotten runs too."""
+        return [
+            {"id": run.id, "accepted": run.accepted, "ended": run.over}
+            for run in self.runs()
+            if workload in run.submission and not run.repeated
+        ]
+
     def start_fault(self, run: Run) -> Fault | None:
         """The fault that this attempt's start has to meet."""
-        return self.faults.take(run.service, "start", point=True)
+        return self.faults.take(run.service, "start", "point")
 
     def report_fault(self, run: Run) -> Fault | None:
         """The fault that the report of this run's end has to meet."""
-        return self.faults.take(run.service, "report", point=True)
+        return self.faults.take(run.service, "report", "point")
 
     def carry_out(
         self,

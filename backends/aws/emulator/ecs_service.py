@@ -5,6 +5,7 @@ States and reasons: "Amazon ECS task lifecycle" and "Stopped tasks error codes" 
 
 from __future__ import annotations
 
+import json
 import threading
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 from executor_conformance.backends.aws.emulator.dataplane import DataPlane, Outcome, Run
 
 
-def _moment(seconds: float | None = None) -> datetime:
+def moment(seconds: float | None = None) -> datetime:
+    """A time as moto keeps it; now, unless it is given in seconds since the epoch."""
     return datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
@@ -29,6 +31,23 @@ def merged_environment(*layers: list[dict[str, str]] | None) -> dict[str, str]:
     return {entry["name"]: entry.get("value", "") for layer in layers for entry in layer or []}
 
 
+def dress(task: Any, definition: dict[str, Any]) -> None:
+    """Give a new task of moto what AWS tells of one; ``definition`` is its container definition."""
+    container = task.containers[0]
+    task.definition = definition
+    task.last_status = "PROVISIONING"
+    task.desired_status = "RUNNING"
+    task.created_at = moment()
+    task.stopped_reason = None  # until there is one
+    container.task_arn = task.task_arn
+    # AWS: arn:aws:ecs:region:account:container/cluster/task/id
+    container.container_arn = task.task_arn.replace(":task/", ":container/") + f"/{task.id}"
+    container.exitCode = None
+    container.health_status = "UNKNOWN"
+    container.reason = None
+    container.command = container_override(task.overrides, definition["name"]).get("command")
+
+
 class EcsService:
     """Runs the first container of each task; tasks are objects of moto with AWS's names in snake case."""
 
@@ -37,27 +56,23 @@ class EcsService:
 
     def accept(self, task: Any, definition: dict[str, Any]) -> None:
         """Start the life of a task; ``definition`` is its container definition."""
-        container = task.containers[0]
-        task.last_status = "PROVISIONING"
-        task.desired_status = "RUNNING"
-        task.created_at = _moment()
-        task.stopped_reason = None  # until there is one
-        container.task_arn = task.task_arn
-        # AWS: arn:aws:ecs:region:account:container/cluster/task/id
-        container.container_arn = task.task_arn.replace(":task/", ":container/") + f"/{task.id}"
-        container.exitCode = None
-        container.health_status = "UNKNOWN"
-        container.reason = None
-        run = self.plane.add(Run("ecs", task.task_arn, "PROVISIONING"))
+        dress(task, definition)
+        run = self.plane.add(Run("ecs", task.task_arn, "PROVISIONING", submission=json.dumps(task.overrides)))
         threading.Thread(target=self._live, args=[run, task, definition], daemon=True, name=f"ecs-{task.id}").start()
 
     def stop(self, task: Any, reason: str | None) -> None:
         """StopTask: at once for the caller; the container has its stop timeout."""
         run = self.plane.get(task.task_arn)
-        if run is None or run.ended or run.stopping.is_set():
+        if run is None:
+            if task.last_status != "STOPPED":  # a task that was planted has no container
+                task.last_status = task.desired_status = "STOPPED"
+                task.stopped_at = moment()
+                task.stop_code, task.stopped_reason = "UserInitiated", reason or "Task stopped by user"
+            return
+        if run.ended or run.stopping.is_set():
             return
         task.desired_status = "STOPPED"
-        task.stopping_at = _moment()
+        task.stopping_at = moment()
         task.stop_code = "UserInitiated"
         task.stopped_reason = reason or "Task stopped by user"
         timeout = getattr(task, "stop_timeout", None)
@@ -71,11 +86,11 @@ class EcsService:
         entrypoint = definition.get("entryPoint") or []
         task.stop_timeout = definition.get("stopTimeout")
         task.last_status = container.last_status = run.status = "PENDING"
-        task.pull_started_at = _moment()
+        task.pull_started_at = moment()
 
         def running() -> None:
             container.runtime_id = run.container_id or f"{task.id.replace('-', '')}-{run.pid}"
-            task.pull_stopped_at = task.started_at = _moment()
+            task.pull_stopped_at = task.started_at = moment()
             container.last_status = "RUNNING"
             task.last_status = run.status = "RUNNING"
 
@@ -85,7 +100,7 @@ class EcsService:
 
     def _report(self, run: Run, task: Any, outcome: Outcome) -> None:
         container = task.containers[0]
-        task.execution_stopped_at = task.stopped_at = _moment(outcome.stopped_at)
+        task.execution_stopped_at = task.stopped_at = moment(outcome.stopped_at)
         task.stopping_at = getattr(task, "stopping_at", None) or task.stopped_at
         task.desired_status = "STOPPED"
         fault = None
@@ -95,7 +110,7 @@ class EcsService:
         elif outcome.failure != "stopped":
             fault = self.plane.report_fault(run)
             run.exit_code = container.exitCode = outcome.exit_code
-            task.started_at = getattr(task, "started_at", None) or _moment(outcome.started_at)
+            task.started_at = getattr(task, "started_at", None) or moment(outcome.started_at)
             container.reason = outcome.reason or None
             if fault and fault.type == "no-exit-code":
                 # what is left of a task whose host went away

@@ -1,4 +1,4 @@
-"""Faults that the harness asks for: at the API, at the start of a container, at the report of its end."""
+"""Faults that the harness asks for: at the API, at a client's credentials, at the start and the end of a container."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ _RUN_TASK = frozenset({"failures", "empty"})
 _SEND_MESSAGE = frozenset({"lose", "duplicate", "delay-delivery"})
 _START = frozenset({"never", "image-missing", "killed-before-start", "init-error"})
 _REPORT = frozenset({"no-exit-code", "vanish"})
+_CREDENTIALS = frozenset({"missing", "failing"})
+_TARGETS = ("operation", "point", "credentials")
+"""What a rule is about: requests for an operation, a point of the data plane, or credentials for an operation."""
 
 
 @dataclass
 class Fault:
-    """One rule. ``target`` is an operation or, if ``point``, a point of the data plane."""
+    """One rule. ``target`` is an operation or a point of the data plane; ``about`` is one of ``_TARGETS``."""
 
     id: str
     service: str
     target: str
-    point: bool
+    about: str
     action: dict[str, Any]
     times: int | None
     skip: int
@@ -44,7 +47,7 @@ class Fault:
         return {
             "id": self.id,
             "service": self.service,
-            "point" if self.point else "operation": self.target,
+            self.about: self.target,
             "action": self.action,
             "times": self.times,
             "skip": self.skip,
@@ -70,11 +73,11 @@ class Faults:
             self._faults.append(fault)
         return fault
 
-    def take(self, service: str, target: str, point: bool = False) -> Fault | None:
+    def take(self, service: str, target: str, about: str = "operation") -> Fault | None:
         """The fault to apply to this request or run, counted as a hit."""
         with self._lock:
             for fault in self._faults:
-                if fault.point != point or fault.service not in ("*", service) or fault.target not in ("*", target):
+                if fault.about != about or fault.service not in ("*", service) or fault.target not in ("*", target):
                     continue
                 fault.seen += 1
                 if fault.seen > fault.skip and (fault.times is None or fault.hits < fault.times):
@@ -105,24 +108,27 @@ def _number(action: dict[str, Any], key: str) -> None:
 
 def _parse(rule: Any, identity: str) -> Fault:
     if not isinstance(rule, dict) or not isinstance(rule.get("action"), dict):
-        raise UsageError('A fault is an object with "service", "operation" or "point", and "action".')
-    if unknown := set(rule) - {"service", "operation", "point", "action", "times", "skip"}:
+        raise UsageError('A fault is an object with "service", "operation", "point" or "credentials", and "action".')
+    if unknown := set(rule) - {"service", *_TARGETS, "action", "times", "skip"}:
         raise UsageError(f"A fault has no '{min(unknown)}'.")
     service, action = rule.get("service"), rule["action"]
     if service not in (*SERVICES, "*"):
         raise UsageError(f"There is no service '{service}' here; one of {', '.join(SERVICES)}.")
-    if ("operation" in rule) == ("point" in rule):
-        raise UsageError('A fault has either "operation" or "point".')
-    point = "point" in rule
-    target = rule["point"] if point else rule["operation"]
-    if not isinstance(target, str) or (point and target not in POINTS):
+    given = [name for name in _TARGETS if name in rule]
+    if len(given) != 1:
+        raise UsageError('A fault has one of "operation", "point" and "credentials".')
+    about, target = given[0], rule[given[0]]
+    if not isinstance(target, str) or (about == "point" and target not in POINTS):
         raise UsageError(f"There is no point '{target}'; one of {', '.join(POINTS)}.")
-    if point:
+    if about == "credentials":
+        allowed = _CREDENTIALS
+    elif about == "point":
         allowed = _START if target == "start" else _REPORT
         if action.get("type") == "init-error" and service != "lambda":
             raise UsageError("Only the service lambda has the action 'init-error'.")
     else:
-        allowed = _API | (_RUN_TASK if target == "RunTask" else _SEND_MESSAGE if target == "SendMessage" else set())
+        more = {"RunTask": _RUN_TASK, "SendMessage": _SEND_MESSAGE}.get(target, frozenset())
+        allowed = _API | more
     if not isinstance(action.get("type"), str) or action["type"] not in allowed:
         names = ", ".join(sorted(allowed))
         raise UsageError(f"The action '{action.get('type')}' is not one for {target}; one of {names}.")
@@ -140,4 +146,4 @@ def _parse(rule: Any, identity: str) -> Fault:
         if not isinstance(status, int) or not 400 <= status <= 599:
             raise UsageError("'status' of the action 'error' is a number from 400 to 599.")
         action.setdefault("message", "Rate exceeded" if "hrottl" in action["code"] else action["code"])
-    return Fault(identity, str(service), target, point, action, times, skip)
+    return Fault(identity, str(service), target, about, action, times, skip)

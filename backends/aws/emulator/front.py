@@ -9,9 +9,10 @@ import select
 import socket
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import parse_qs
 
 from executor_conformance.backends.aws.emulator import protocols
 from executor_conformance.backends.aws.emulator.dataplane import DataPlane
@@ -21,6 +22,8 @@ from executor_conformance.backends.aws.emulator.protocols import Operation, Repl
 
 StartResponse = Callable[..., Any]
 _PHRASES = {200: "OK", 202: "Accepted", 204: "No Content", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found"}
+CREDENTIALS_PATH = "/_credentials"
+"""Where clients whose credentials change ask for those of their next request, by ``service`` and ``operation``."""
 _CALLS_KEPT = 100_000
 _HANG_SLICE = 0.1
 _SUBMISSIONS = frozenset({"RunTask", "SubmitJob", "Invoke"})
@@ -34,6 +37,7 @@ class CallLog:
         self._lock = threading.Lock()
         self._calls: list[dict[str, Any]] = []
         self._first = 1
+        self._counts: Counter[str] = Counter()
 
     def begin(self, operation: Operation) -> dict[str, Any]:
         """Note a request; its ``status`` is None until it is answered, and stays so if it never is."""
@@ -47,10 +51,16 @@ class CallLog:
                 "fault": None,
             }
             self._calls.append(call)
+            self._counts[operation.name or operation.service or "unknown"] += 1
             if len(self._calls) > _CALLS_KEPT:
                 del self._calls[0]
                 self._first += 1
             return call
+
+    def counts(self) -> dict[str, int]:
+        """How many requests there have been, by operation; those that were refused too."""
+        with self._lock:
+            return dict(self._counts)
 
     def since(self, number: int) -> list[dict[str, Any]]:
         """Calls with a greater ``n``, oldest first."""
@@ -74,6 +84,8 @@ class Front:
         body = environ["wsgi.input"].read(int(length)) if length.isdigit() and int(length) else b""
         if environ.get("PATH_INFO", "").startswith("/_admin/"):
             return _send(self.admin(environ, body), start_response)
+        if environ.get("PATH_INFO") == CREDENTIALS_PATH:
+            return _send(self._credentials(environ), start_response)
         operation = protocols.operation_of(environ, body)
         call = self.calls.begin(operation)
         if operation.name in _SUBMISSIONS:
@@ -84,6 +96,15 @@ class Front:
             return self._carry_out(environ, body, operation, call, start_response)
         call["fault"] = fault.id
         return self._apply(fault, environ, body, operation, call, start_response)
+
+    def _credentials(self, environ: dict[str, Any]) -> Reply:
+        """The credentials with which a client signs its next request; 404: there are none."""
+        query = parse_qs(environ.get("QUERY_STRING", ""))
+        service, operation = (query.get(name, [""])[0] for name in ("service", "operation"))
+        fault = self.plane.faults.take(service, operation, "credentials")
+        status = {"": 200, "missing": 404, "failing": 500}[fault.type if fault else ""]
+        given = {"AccessKeyId": "conformance", "SecretAccessKey": "conformance"} if status == 200 else {}
+        return Reply(status, json.dumps(given).encode(), (("Content-Type", "application/json"),))
 
     def _apply(
         self,

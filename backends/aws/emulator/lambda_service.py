@@ -81,9 +81,10 @@ class LambdaService:
         self._accepted: OrderedDict[str, Invocation] = OrderedDict()
         plane.vanish["lambda"] = self._vanish
 
-    def invoke(self, function: Function, event: bytes, asynchronous: bool) -> Invocation:
+    def invoke(self, function: Function, event: bytes, asynchronous: bool, repeated: bool = False) -> Invocation:
         """Accept an invocation; it is carried out by a thread of its own."""
-        run = self.plane.add(Run("lambda", str(uuid.uuid4()), "QUEUED"))
+        text = event.decode(errors="replace")
+        run = self.plane.add(Run("lambda", str(uuid.uuid4()), "QUEUED", submission=text, repeated=repeated))
         run.expect("queued")
         invocation = Invocation(function, event, run, asynchronous)
         with self._lock:
@@ -102,7 +103,7 @@ class LambdaService:
             invocation = self._accepted.get(run.id)
         if invocation is None or not invocation.asynchronous:
             raise UsageError(f"The run {run.id} is no asynchronous invocation that could be repeated.")
-        self.invoke(invocation.function, invocation.event, asynchronous=True)
+        self.invoke(invocation.function, invocation.event, asynchronous=True, repeated=True)
 
     def idle_pids(self) -> list[int]:
         """Of the runtimes that wait for work."""

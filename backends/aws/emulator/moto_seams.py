@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from executor_conformance.backends.aws.emulator.batch_service import BatchService, JobRecord
 from executor_conformance.backends.aws.emulator.dataplane import DataPlane
-from executor_conformance.backends.aws.emulator.ecs_service import EcsService, container_override
+from executor_conformance.backends.aws.emulator.ecs_service import EcsService
 from executor_conformance.backends.aws.emulator.lambda_service import RETRIES, Function, LambdaService
 
 ACCOUNT = "123456789012"
@@ -89,9 +89,7 @@ def install_ecs(service: EcsService, plane: DataPlane, region: str) -> None:
                 raise InvalidParameterException("No Container Instances were found in your cluster.")
         tasks = run_task(self, cluster_str, task_definition_str, *args, **kwargs)
         for task in tasks:
-            task.definition = definitions[0]
             service.accept(task, definitions[0])
-            task.containers[0].command = container_override(task.overrides, names[0]).get("command")
         return tasks
 
     def stopping(self: Any, cluster_str: str, task_str: str, reason: str) -> Any:
@@ -209,11 +207,14 @@ def install_batch(service: BatchService, plane: DataPlane, region: str) -> None:
         terminate_job(self, job_id, reason)
         if (job := self.get_job_by_id(job_id)) is not None:
             service.terminate(job.job_id, reason)
+            service.terminate_planted(job, reason)
 
     def cancelling(self: Any, job_id: str, reason: str) -> None:
         cancel_job(self, job_id, reason)
         if (job := self.get_job_by_id(job_id)) is not None:
             service.cancel(job.job_id, reason)
+            if job.stop:  # CancelJob leaves alone what has come to STARTING
+                service.terminate_planted(job, reason)
 
     BatchResponse.submitjob = submitting  # type: ignore[method-assign]
     Job.start = starting  # type: ignore[method-assign]
@@ -306,28 +307,3 @@ def _function(fn: Any) -> Function:
         dead_letter_arn=(fn.dead_letter_config or {}).get("TargetArn", ""),
         env=dict(fn.environment_vars),
     )
-
-
-def queue_contents(region: str) -> dict[str, dict[str, Any]]:
-    """By queue name: ``visible`` (a number), ``delayed`` and ``in_flight`` (lists of seconds left)."""
-    from moto.sqs.models import sqs_backends
-
-    now = time.time() * 1000
-    contents = {}
-    for name, queue in list(sqs_backends[ACCOUNT][region].queues.items()):
-        messages = list(queue._messages)
-        delayed = [round((m.delayed_until - now) / 1000, 3) for m in messages if m.delayed_until > now]
-        in_flight = [round((m.visible_at - now) / 1000, 3) for m in messages if m.visible_at > now]
-        visible = sum(m.visible_at <= now and m.delayed_until <= now for m in messages)
-        contents[name] = {"visible": visible, "delayed": sorted(delayed), "in_flight": sorted(in_flight)}
-    return contents
-
-
-def purge_queues(region: str) -> None:
-    """Delete all messages of all queues."""
-    from moto.sqs.models import sqs_backends
-
-    backend = sqs_backends[ACCOUNT][region]
-    for name, queue in list(backend.queues.items()):
-        queue.last_purged_at = None  # PurgeQueue may be called once a minute; this is no call
-        backend.purge_queue(name)

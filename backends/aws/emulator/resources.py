@@ -46,11 +46,15 @@ class Account:
             raise HarnessError(f"{service} {operation} was refused with {response.status_code}: {text}")
         return {} if kind == _FORM else json.loads(response.get_data() or b"{}")
 
-    def send_message(self, queue: str, body: str, attributes: dict[str, tuple[str, str]]) -> None:
-        """SendMessage as a service does it, to the queue of that name; ``attributes``: name to type and value."""
+    def send_message(self, queue: str, body: str, attributes: dict[str, tuple[str, str]]) -> str:
+        """SendMessage as a service does it, to the queue of that name; the message's id.
+
+        :param attributes: name to type and value.
+        """
         url = self.call("sqs", "GetQueueUrl", {"QueueName": queue})["QueueUrl"]
         given = {name: {"DataType": kind, "StringValue": value} for name, (kind, value) in attributes.items()}
-        self.call("sqs", "SendMessage", {"QueueUrl": url, "MessageBody": body, "MessageAttributes": given})
+        sent = self.call("sqs", "SendMessage", {"QueueUrl": url, "MessageBody": body, "MessageAttributes": given})
+        return str(sent["MessageId"])
 
 
 _FORM = "application/x-www-form-urlencoded"
@@ -92,13 +96,18 @@ def make_batch(account: Account, role: str) -> dict[str, str]:
     return {"job_queue": NAME, "job_definition": NAME, "compute_environment": NAME, "image": IMAGE}
 
 
-def make_lambda(account: Account, role: str, task_root: str, timeout: int) -> dict[str, Any]:
-    """Queues and function; their names, URLs and ARNs."""
+def make_lambda(account: Account, role: str, task_root: str, timeout: int, visibility: int) -> dict[str, Any]:
+    """Queues and function; their names, URLs and ARNs.
+
+    :param timeout: of the function, in seconds.
+    :param visibility: for how many seconds a message that was received is hidden.
+    """
     urls = {}
     for name in (RESULTS, DEAD_LETTERS):
-        urls[name] = account.call("sqs", "CreateQueue", {"QueueName": name})["QueueUrl"]
-    wanted = {"QueueUrl": urls[DEAD_LETTERS], "AttributeNames": ["QueueArn"]}
-    dead_letters = account.call("sqs", "GetQueueAttributes", wanted)["Attributes"]["QueueArn"]
+        wanted = {"QueueName": name, "Attributes": {"VisibilityTimeout": str(visibility)}}
+        urls[name] = account.call("sqs", "CreateQueue", wanted)["QueueUrl"]
+    asked = {"QueueUrl": urls[DEAD_LETTERS], "AttributeNames": ["QueueArn"]}
+    dead_letters = account.call("sqs", "GetQueueAttributes", asked)["Attributes"]["QueueArn"]
     function = account.call(
         "lambda",
         "CreateFunction",

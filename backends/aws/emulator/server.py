@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from executor_conformance.backends.aws.emulator import moto_seams, resources
+from executor_conformance.backends.aws.emulator import messages, moto_seams, resources
 from executor_conformance.backends.aws.emulator.admin import Admin
 from executor_conformance.backends.aws.emulator.batch_service import BatchService
 from executor_conformance.backends.aws.emulator.dataplane import DataPlane
 from executor_conformance.backends.aws.emulator.ecs_service import EcsService
 from executor_conformance.backends.aws.emulator.faults import Faults
+from executor_conformance.backends.aws.emulator.foreign import Foreign
 from executor_conformance.backends.aws.emulator.front import Front
 from executor_conformance.backends.aws.emulator.lambda_service import LambdaService
 from executor_conformance.backends.aws.emulator.runner import Image, Images, Runner
@@ -41,6 +42,7 @@ class Settings:
     lambda_retry_delay: float = 1.0
     lambda_timeout: int = 60
     lambda_concurrency: int = 10
+    visibility_timeout: int = 30
     lambda_handler: Path | None = None
 
 
@@ -88,10 +90,11 @@ class Emulator:
         if "lambda" in settings.services:
             lambdas = LambdaService(plane, settings.lambda_retry_delay, settings.lambda_concurrency, self._bury)
             moto_seams.install_lambda(lambdas)
+            messages.install_turns(plane.locks["sqs"])
         self.token = secrets.token_urlsafe(24)
         admin = Admin(plane, self.token, self._messages, lambdas, self._purge)
         front = Front(app, plane, admin, settings.region, moto_seams.ACCOUNT)
-        admin.calls_since = front.calls.since
+        admin.calls_since, admin.counts = front.calls.since, front.calls.counts
         admin.submissions = lambda: list(front.submissions)
         listener = _listen(settings.port)
         port = listener.getsockname()[1]
@@ -99,6 +102,7 @@ class Emulator:
         listener.close()  # the server has a duplicate
         self.url = f"http://{_HOST}:{port}"
         self.account = resources.Account(app, settings.region, self.url)
+        self.foreign = admin.foreign = Foreign(plane, self.account)
         if lambdas is not None:
             lambdas.defaults = self._lambda_defaults()
         self.resources = self._make_resources()
@@ -126,15 +130,18 @@ class Emulator:
             root.mkdir(exist_ok=True)
             if settings.lambda_handler is not None:
                 shutil.copyfile(settings.lambda_handler, root / "app.py")
-            made["lambda"] = resources.make_lambda(account, role, str(root), settings.lambda_timeout)
+            times = (settings.lambda_timeout, settings.visibility_timeout)
+            made["lambda"] = resources.make_lambda(account, role, str(root), *times)
         return made
 
     def _messages(self) -> dict[str, Any]:
-        return moto_seams.queue_contents(self.settings.region) if "lambda" in self.settings.services else {}
+        if "lambda" not in self.settings.services:
+            return {}
+        return messages.contents(self.settings.region, without=self.foreign.message_ids)
 
     def _purge(self) -> None:
         if "lambda" in self.settings.services:
-            moto_seams.purge_queues(self.settings.region)
+            messages.purge(self.settings.region)
 
     def _bury(self, queue_arn: str, body: str, attributes: dict[str, tuple[str, str]]) -> None:
         self.account.send_message(queue_arn.rpartition(":")[2], body, attributes)

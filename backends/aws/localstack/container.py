@@ -49,6 +49,7 @@ class LocalStackContainer(LambdaAccount):
 
     service_name: ClassVar[str] = "lambda"
     patience_s = 3.0
+    retries_s: ClassVar[float] = 3.0  # one second, then two
 
     def __init__(self, site: Site, ways: Mapping[str, Mapping[str, Way]]) -> None:
         address = "" if site.options.control_plane == LOCALSTACK else site.options.control_plane

@@ -18,7 +18,7 @@ from executor_conformance import backends, harness
 from executor_conformance.backends.aws.emulator.__main__ import provider_handler
 from executor_conformance.backends.aws.localstack import install
 from executor_conformance.backends.aws.queues import hidden_messages
-from executor_conformance.backends.aws.substrate import ENDED, WITHHELD, AwsSubstrate
+from executor_conformance.backends.aws.substrate import CONNECT_S, ENDED, READ_S, WITHHELD, AwsSubstrate
 from executor_conformance.backends.emulation import Way, below, image_env
 from executor_conformance.harness import processes as host
 from executor_conformance.harness.backend import Options, Site, installed
@@ -31,7 +31,7 @@ REGION = "us-east-1"
 NAME = "conformance"
 RUNTIME = "python3.12"
 """Only a name here: functions run in this interpreter."""
-FUNCTION_TIMEOUT_S = 60
+FUNCTION_TIMEOUT_S, VISIBILITY_S = 60, 30
 RETRY_S = 1
 RETRIES = 2
 ENTRY_POINT = "[localstack.lambda.runtime_executor]\nprocess = executor_conformance.backends.aws.localstack.plugin:"
@@ -168,13 +168,22 @@ class LocalStackProcess(AwsSubstrate):
 
     def connection(self) -> dict[str, Any]:
         """With LocalStack's address."""
-        timeouts = {"connect_timeout": 2, "read_timeout": 5, "retries": {"total_max_attempts": 1}}
+        timeouts = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": {"total_max_attempts": 1}}
         extra = {"region_name": REGION, "endpoint_url": self.url, "config_kwargs": timeouts}
         return {"login": "test", "password": "test", "extra": extra}
 
     def environ(self) -> dict[str, str]:
         """No look for an instance's own credentials."""
         return {"AWS_EC2_METADATA_DISABLED": "true"}
+
+    def timers(self) -> Mapping[str, float]:
+        """Of the executor's client, of the function and of its queues."""
+        return {
+            "timeout of a request": CONNECT_S + READ_S,
+            "timeout of the function": FUNCTION_TIMEOUT_S,
+            "visibility timeout": VISIBILITY_S,
+            "Lambda's waits before it tries an invocation again": sum(RETRY_S * n for n in range(1, RETRIES + 1)),
+        }
 
     def prepare_workers(self) -> None:
         """Give the function's image its interpreter, its paths and the deployment's settings."""
@@ -289,7 +298,11 @@ def handler_archive() -> bytes:
 def make_function(client: Any, name: str, more: dict[str, Any]) -> dict[str, Any]:
     """Role, queues and function of the name; ``more`` is of the function. Raises botocore's errors."""
     sqs, functions = client("sqs"), client("lambda")
-    urls = [sqs.create_queue(QueueName=f"{name}-{kind}")["QueueUrl"] for kind in ("results", "dead-letters")]
+    hidden = {"VisibilityTimeout": str(VISIBILITY_S)}
+    urls = [
+        sqs.create_queue(QueueName=f"{name}-{kind}", Attributes=hidden)["QueueUrl"]
+        for kind in ("results", "dead-letters")
+    ]
     arn = sqs.get_queue_attributes(QueueUrl=urls[1], AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     trust = json.dumps({"Version": "2012-10-17", "Statement": []})
     role = client("iam").create_role(RoleName=name, AssumeRolePolicyDocument=trust)["Role"]["Arn"]

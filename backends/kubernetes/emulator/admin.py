@@ -12,10 +12,11 @@ from aiohttp import web
 from executor_conformance.backends.kubernetes.emulator.access import Access, BadAccess
 from executor_conformance.backends.kubernetes.emulator.calls import Calls
 from executor_conformance.backends.kubernetes.emulator.faults import BadRule, Faults
+from executor_conformance.backends.kubernetes.emulator.foreign import Foreign
 from executor_conformance.backends.kubernetes.emulator.images import BadImages, parse_images
 from executor_conformance.backends.kubernetes.emulator.kubelet import Kubelet
+from executor_conformance.backends.kubernetes.emulator.registry import Registry
 from executor_conformance.backends.kubernetes.emulator.status import ApiError
-from executor_conformance.backends.kubernetes.emulator.store import Store
 from executor_conformance.backends.kubernetes.emulator.views import dumps
 
 _PREFIX = "/_admin/"
@@ -41,10 +42,11 @@ class Admin:
     """The handler of the control API; errors are ``{"error": "one sentence"}``."""
 
     def __init__(
-        self, store: Store, kubelet: Kubelet, faults: Faults, access: Access, calls: Calls, token: str
+        self, registry: Registry, kubelet: Kubelet, faults: Faults, access: Access, calls: Calls, token: str
     ) -> None:
-        self._store = store
+        self._store = registry.store
         self._kubelet = kubelet
+        self._foreign = Foreign(registry, kubelet)
         self._faults = faults
         self._access = access
         self._calls = calls
@@ -88,6 +90,11 @@ class Admin:
             ("GET", "access"): self._access.document,
             ("PUT", "images"): lambda: self._kubelet.set_images(parse_images(body)),
             ("GET", "calls"): lambda: self._calls.since(self._since(query)),
+            ("GET", "counts"): self._calls.counts,
+            ("GET", "deliveries"): lambda: self._kubelet.ledger.deliveries(self._workload(query)),
+            ("POST", "foreign"): lambda: self._foreign.plant(str(_object(body, "namespace").get("namespace", ""))),
+            ("GET", "foreign"): lambda: {"touched": self._foreign.touched()},
+            ("DELETE", "foreign"): self._foreign.remove,
         }
         action = actions.get((method, "/".join(parts)))
         if action is not None:
@@ -106,6 +113,11 @@ class Admin:
             return int(query.get("since") or 0)
         except ValueError:
             raise _Refused(400, f"'since' is the number of a call, not {query['since']!r}") from None
+
+    def _workload(self, query: dict[str, str]) -> str:
+        if not query.get("workload"):
+            raise _Refused(400, "'workload' is the id of a callback or of a task instance")
+        return query["workload"]
 
     def _compact(self) -> dict[str, Any]:
         self._store.compact()

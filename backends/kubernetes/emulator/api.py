@@ -45,6 +45,15 @@ def _error(error: ApiError) -> web.Response:
     return response
 
 
+def _operation_of(request: web.BaseRequest) -> str:
+    """Verb and resource of a request, such as 'delete pods'; a watch is one request, however long it lasts."""
+    try:
+        route = route_of(request.method, request.path, dict(request.query))
+    except ApiError:
+        return "other"
+    return f"{route.verb} {route.full_resource}"
+
+
 def _content_type(request: web.BaseRequest) -> str:
     """Without parameters; empty if the client names none, as kubectl does at times."""
     return request.headers.get("Content-Type", "").partition(";")[0].strip()
@@ -90,6 +99,7 @@ class Api:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         call = self._calls.new()
+        self._calls.count(_operation_of(request))
         query = dict(request.query)
         call.verb, call.name, call.query = request.method.lower(), request.path, query
         try:

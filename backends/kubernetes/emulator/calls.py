@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from executor_conformance.backends.kubernetes.emulator.status import Obj
@@ -41,12 +41,21 @@ class Calls:
     def __init__(self) -> None:
         self._calls: deque[Call] = deque(maxlen=_KEPT)
         self._numbers = itertools.count(1)
+        self._counts: Counter[str] = Counter()
 
     def new(self) -> Call:
         """The entry of a request that arrives."""
         call = Call(next(self._numbers))
         self._calls.append(call)
         return call
+
+    def count(self, operation: str) -> None:
+        """Count a request by what it asks for: a verb and a resource."""
+        self._counts[operation] += 1
+
+    def counts(self) -> dict[str, int]:
+        """How many requests there have been, by verb and resource; all others are 'other'."""
+        return dict(self._counts)
 
     def since(self, number: int) -> list[Obj]:
         """Those with an ``n`` above ``number``, oldest first."""

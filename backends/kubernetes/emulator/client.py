@@ -88,6 +88,26 @@ class EmulatorClient:
         """Requests with ``n`` above ``since``; ``status`` is None for those that are not answered yet."""
         return self._call("GET", f"calls?since={int(since)}")
 
+    def counts(self) -> dict[str, int]:
+        """How many requests there have been, by verb and resource, such as 'delete pods'; the rest is 'other'."""
+        return self._call("GET", "counts")
+
+    def deliveries(self, workload: str) -> list[dict[str, Any]]:
+        """The pods that carry a workload's id, those that are gone too: id, accepted and ended (monotonic seconds)."""
+        return self._call("GET", f"deliveries?workload={_quoted(workload)}")
+
+    def plant_foreign(self, namespace: str) -> dict[str, list[str]]:
+        """Plant pods of another deployment: ``planted`` (sentences) and ``keys``."""
+        return self._call("POST", "foreign", {"namespace": namespace})
+
+    def foreign_touched(self) -> list[str]:
+        """A sentence for each of these pods that is not as it was."""
+        return self._call("GET", "foreign")["touched"]
+
+    def remove_foreign(self) -> None:
+        """Take these pods away."""
+        self._call("DELETE", "foreign")
+
     def set_access(self, deny: list[dict[str, Any]]) -> None:
         """Deny verbs on resources: ``{"verb", "resource", "namespace"}`` each, ``namespace`` may be None."""
         self._call("POST", "access", {"deny": deny})

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from executor_conformance.backends.kubernetes.emulator.images import Image
+from executor_conformance.backends.kubernetes.emulator.ledger import Ledger
 from executor_conformance.backends.kubernetes.emulator.processes import Processes
 from executor_conformance.backends.kubernetes.emulator.registry import DeleteOptions
 from executor_conformance.backends.kubernetes.emulator.status import Obj, bad_request, not_found
@@ -23,9 +24,10 @@ class Kubelet:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self.ledger = Ledger()
         self._workers: dict[Key, PodWorker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        node.registry.store.listeners.append(self._on_change)
+        node.registry.store.listeners += [self.ledger.note, self._on_change]
 
     @property
     def processes(self) -> Processes:
@@ -36,10 +38,19 @@ class Kubelet:
         """Replace the images that can be pulled."""
         self._node.images = images
 
+    def leave_alone(self, namespace: str, name: str) -> None:
+        """Do nothing for a pod that is about to be created, but to let it go when it is deleted."""
+        self.ledger.left_out.add((namespace, name))
+
     def _on_change(self, change: Change, obj: Obj) -> None:
         if change.resource != "pods":
             return
         metadata = obj["metadata"]
+        if change.key in self.ledger.left_out:
+            if change.type != "DELETED" and metadata.get("deletionTimestamp"):
+                finish = self._node.registry.finish_pod
+                asyncio.get_running_loop().call_soon(finish, *change.key, metadata["uid"])
+            return
         if change.type == "ADDED":
             worker = self._workers[change.key] = PodWorker(self._node, obj)
             task = asyncio.ensure_future(self._run(worker))

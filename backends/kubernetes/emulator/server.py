@@ -77,7 +77,7 @@ async def serve(folder: Path, port: int, images: dict[str, Image], back_off: flo
     registry, faults, access, calls = Registry(store), Faults(), Access(), Calls()
     kubelet = Kubelet(Node(registry, faults, processes, images, folder / "pod-logs", back_off))
     api = Api(registry, access, faults, calls, token, kubelet.log_of)
-    admin = Admin(store, kubelet, faults, access, calls, admin_token)
+    admin = Admin(registry, kubelet, faults, access, calls, admin_token)
     runners = []
     try:
         context, ca = server_context(folder / "ca.pem")
