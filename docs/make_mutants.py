@@ -21,7 +21,7 @@ A clause that no broken executor breaks is not tested. So for the clauses that a
 with one defect each, in `tests/mutants/`; the name of the class is the defect. `tests/test_mutants.py` runs the case
 that is named here, for real, against each of them: that case must fail on that clause, and nothing else may fail but
 what cannot be kept with this defect, and what the released class that the mutant is made from breaks itself. The
-mutants of Kubernetes are made from the reference executor, one from CeleryExecutor, the others from LocalExecutor;
+mutants of Kubernetes are made from the reference executor, some from CeleryExecutor, the others from LocalExecutor;
 *mended* is one without the defects of its own that the clause is about, and it must pass those cases.
 """
 PAGE = ROOT / "docs" / "mutants.md"
