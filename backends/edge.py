@@ -9,9 +9,12 @@ import re
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
-from executor_conformance.harness.backend import OTHER_QUEUE, Backend, Options, Variant, installed
+from executor_conformance.backends.moments import monotonic_at, monotonic_of
+from executor_conformance.harness import journal
+from executor_conformance.harness.backend import OTHER_QUEUE, Backend, Delivery, Options, Variant, installed
 from executor_conformance.harness.errors import BoundReached, HarnessError
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import ProcessInfo
@@ -19,10 +22,13 @@ from executor_conformance.harness.rules import Answer, WireRule
 from executor_conformance.harness.supervisor import ManagedProcess
 
 POLL_S = 1
+HEARTBEAT_S = 5
 API_RETRIES, API_RETRY_WAIT_MAX_S = 10, 0.4
 ORPHANED_AFTER_S = 25
 """Well above what a callback may take here (its timeout, the kill, a loaded machine), or the executor takes a
 running job for an orphan."""
+OVER = frozenset({"success", "failed", "removed", None})
+"""Final states of a job; None: its row is gone."""
 
 _numbers = itertools.count(1)
 
@@ -87,7 +93,7 @@ class EdgeBackend(Backend):
             "AIRFLOW__EDGE__API_ENABLED": "True",
             "AIRFLOW__EDGE__API_URL": f"{self.site.recorders['edge'].url}/edge_worker/v1/rpcapi",
             "AIRFLOW__EDGE__JOB_POLL_INTERVAL": str(POLL_S),
-            "AIRFLOW__EDGE__HEARTBEAT_INTERVAL": "5",
+            "AIRFLOW__EDGE__HEARTBEAT_INTERVAL": str(HEARTBEAT_S),
             "AIRFLOW__EDGE__API_RETRIES": str(API_RETRIES),
             "AIRFLOW__EDGE__API_RETRY_WAIT_MIN": "0.1",
             "AIRFLOW__EDGE__API_RETRY_WAIT_MAX": str(API_RETRY_WAIT_MAX_S),
@@ -186,6 +192,39 @@ class EdgeBackend(Backend):
             if state == "running":
                 return [f"the executor takes a job without news for an orphan after {ORPHANED_AFTER_S} s"]
         return []
+
+    def timers(self) -> Mapping[str, float]:
+        """Return the timeouts of callable and orphan, and the intervals of a worker's polls and heartbeats."""
+        return {
+            "[callbacks] callback_execution_timeout": float(self.callable_timeout_s),
+            "[edge] job_poll_interval": float(POLL_S),
+            "[edge] heartbeat_interval": float(HEARTBEAT_S),
+            "[edge] api_retry_wait_max, each of api_retries": API_RETRIES * API_RETRY_WAIT_MAX_S,
+            "[scheduler] task_instance_heartbeat_timeout": float(ORPHANED_AFTER_S),
+        }
+
+    def deliveries(self, workload: str) -> list[Delivery] | None:
+        """Return the jobs that became queued: a callback's from the journal, a task's from its row.
+
+        No foreign work is planted here: the jobs are in the deployment's own database, which no other one shares. And
+        no calls are counted: an executor writes into that database, and the API's requests are the worker's.
+        """
+        assert self.site.journal is not None
+        found: list[Delivery] = []
+        statement = f"SELECT at, new FROM {journal.TABLE} WHERE tbl = 'edge_job' AND row_id = ? ORDER BY seq"
+        for at, state in self.site.journal.query(statement, (workload,)):
+            if state == "queued":
+                found.append(Delivery(f"{workload}/{len(found) + 1}", monotonic_at(at)))
+            elif state in OVER and found and found[-1].ended is None:
+                found[-1] = replace(found[-1], ended=monotonic_at(at))
+        if found:
+            return found
+        columns = "command, dag_id, task_id, run_id, map_index, try_number, state, queued_dttm, last_update"
+        for command, *key, state, queued, updated in self.site.journal.query(f"SELECT {columns} FROM edge_job"):
+            if _task_of(command) == workload:
+                ended = monotonic_of(updated) if state in OVER and updated else None
+                found.append(Delivery("/".join(map(str, key)), monotonic_of(queued), ended))
+        return found
 
     def queue_of(self, callback: str) -> str | None:
         """As the job's row says."""

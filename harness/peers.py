@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Coroutine, Iterable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 from executor_conformance.harness.errors import HarnessError
@@ -124,6 +124,15 @@ def reset(transport: asyncio.BaseTransport | None) -> None:
     transport.abort()
 
 
+class Acceptor(Protocol):
+    """A factory of protocols, one for each connection, that knows the open transports."""
+
+    transports: dict[Any, asyncio.Transport]
+
+    def __call__(self) -> asyncio.BaseProtocol:
+        """Make the protocol of a new connection."""
+
+
 class Listener(web.Server):
     """aiohttp's low-level server, which also knows the transports of its connections."""
 
@@ -163,7 +172,7 @@ class ListeningThread:
         self._reservation: socket.socket | None = None
         self._listen_socket: socket.socket | None = None
         self._acceptor: asyncio.Server | None = None
-        self._listener: Listener | None = None
+        self._listener: Acceptor | None = None
 
     @property
     def url(self) -> str:
@@ -210,7 +219,7 @@ class ListeningThread:
         """Listen again, on the same port; done at the return."""
         self._command(self._begin_listening(), "accept connections")
 
-    def _make_listener(self) -> Listener:
+    def _make_listener(self) -> Acceptor:
         raise NotImplementedError
 
     async def _opening(self) -> None:

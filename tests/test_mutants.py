@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -157,6 +158,24 @@ def test_executor_that_waits_for_credentials_passes(place: Place, known: Expecta
     assert {name: result.verdict for name, result in results.items()} == dict.fromkeys(cases, Verdict.PASS), [
         (result.id, result.verdict, result.reason) for result in results.values()
     ]
+
+
+def test_executor_that_gives_up_on_what_no_worker_begins_passes(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    executor = "celery_mutants.GivesUpOnSilence"
+    env = place("celery")
+    monkeypatch.setattr(env, "options", replace(env.options, executor=executor, patience_s=8))  # its bound is 4 s
+    results = run_cases(place, "celery", executor, Expectations(), ("no-consumer",), tmp_path)
+    assert [result.verdict for result in results.values()] == [Verdict.PASS], results
+
+
+def test_what_is_published_twice_is_two_deliveries(place: Place, tmp_path: Path) -> None:
+    """The claim of 3.4 refuses one of the two workers, so only the broker shows the second message."""
+    run_cases(place, "celery", "celery_mutants.PublishesTwice", Expectations(), ("no-context",), tmp_path)
+    env = place("celery")
+    [submitted] = env.history.of("submitted")
+    assert len(env.backend.deliveries(submitted["callback"]) or []) == 2
 
 
 def test_each_clause_of_the_executor_that_has_cases_has_a_mutant() -> None:

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from executor_conformance.backends.celery.brokers import (
-    VISIBILITY_TIMEOUT_S,
-    Broker,
-    check_choice,
-    make_broker,
-)
-from executor_conformance.harness.backend import OTHER_QUEUE, Backend, Options, Variant, installed
+from executor_conformance.backends.celery.brokers import Broker, check_choice, make_broker
+from executor_conformance.backends.celery.foreign import ForeignWork, purge
+from executor_conformance.backends.celery.relay import ANSWER_LOST, AWAY, AWAY_ONCE, CLOSED, HANG
+from executor_conformance.backends.celery.results import READY, Results
+from executor_conformance.harness.backend import OTHER_QUEUE, Backend, Delivery, Options, Variant, installed
 from executor_conformance.harness.errors import BoundReached, HarnessError
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.supervisor import ManagedProcess
 
-READY = ("SUCCESS", "FAILURE", "REVOKED")
+QUEUES = ("default", OTHER_QUEUE)
+"""The queues that the worker listens to."""
+SYNC_PARALLELISM = 2
+"""``[celery] sync_parallelism``: above 1 the executor publishes several workloads by a pool of processes.
+
+The default is a CPU less than the machine has, so on two the pool would never run.
+"""
+OPERATION_TIMEOUT_S, PUBLISH_RETRIES = 1.0, 3
+"""``[celery] operation_timeout`` and ``task_publish_max_retries``, both by default: a publish that hangs."""
+LOST_WAIT_S = 2.0
+"""Celery's ``worker_lost_wait``, 10 s by default."""
+REDELIVERY_S = 10.0
+"""Seconds between the visibility timeout and the end of a redelivered callback, on a loaded machine."""
 
 _numbers = itertools.count(1)
 
@@ -34,9 +45,16 @@ class CeleryBackend(Backend):
     variants: ClassVar = (Variant("celery"),)
     has_queues: ClassVar = True
     crowd = 100  # a pool of workers forks for each
-    faults: ClassVar[Mapping[str, Sequence[str]]] = {"redelivery": ("message-copied",)}
+    faults: ClassVar[Mapping[str, Sequence[str]]] = {
+        "submit-refused": (AWAY, AWAY_ONCE, CLOSED, ANSWER_LOST),
+        "accepted-lost": ("no-consumer",),
+        "redelivery": ("message-copied",),
+        "hang": (HANG,),
+    }
+    """The ways of all brokers together; an environment has those of its own broker."""
+    further: ClassVar = {"submit-refused": {AWAY_ONCE, CLOSED}}
     unreachable: ClassVar = {"redelivery": "This broker shows nobody a message that a worker has taken."}
-    callable_timeout_s: ClassVar[int] = 8  # below VISIBILITY_TIMEOUT_S: a message is acknowledged late
+    callable_timeout_s: ClassVar[int] = 14  # below VISIBILITY_TIMEOUT_S: a message is acknowledged late
     carriers: ClassVar = {"file:broker": "the broker's message"}
 
     @property
@@ -78,10 +96,20 @@ class CeleryBackend(Backend):
         self.broker: Broker = make_broker(
             choice, self.site.folder, self.site.supervisor, {"PATH": os.environ.get("PATH", "")}
         )
-        if not self.broker.repeats:
-            self.faults = {}  # type: ignore[misc]
+        able = {**self.broker.ways, "accepted-lost": self.faults["accepted-lost"]}
+        able |= {"redelivery": self.faults["redelivery"]} if self.broker.repeats else {}
+        self.faults = able  # type: ignore[misc]
+        self.unreachable = {**self.unreachable, **self.broker.unreachable}  # type: ignore[misc]
+        if timeout := self.broker.visibility_timeout_s:
+            self.settle_s = timeout + REDELIVERY_S
         self._nodes: list[ManagedProcess] = []
-        self._lost: set[str] = set()
+        self._queues: Sequence[str] = QUEUES
+        self._purged: set[str] = set()
+        """Celery tasks whose messages a fault has removed."""
+        self._since = 0.0
+        """When the worker began to listen to other queues than usual."""
+        self._results = Results(self.site.folder)
+        self._foreign: ForeignWork | None = None
         self._started = False
 
     def config(self) -> dict[str, str]:
@@ -89,16 +117,14 @@ class CeleryBackend(Backend):
         if not self._started:
             self.broker.start()  # its address is part of the configuration
             self._started = True
-        url = self.site.env.get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "")
-        results = f"db+sqlite:///{self.site.folder / 'celery-results.db'}"
-        if url.startswith("postgresql"):
-            results = f"db+{url}"
         return {
-            "AIRFLOW__CELERY__BROKER_URL": self.broker.url,
-            "AIRFLOW__CELERY__RESULT_BACKEND": results,
+            "AIRFLOW__CELERY__BROKER_URL": self.broker.publisher_url,
+            "AIRFLOW__CELERY__RESULT_BACKEND": self._results.url,
             "AIRFLOW__CELERY__WORKER_CONCURRENCY": str(self.worker_concurrency),
-            "AIRFLOW__CELERY__SYNC_PARALLELISM": "1",
-            "AIRFLOW__CELERY__CELERY_CONFIG_OPTIONS": "executor_conformance.backends.celery.config.CONFIG",
+            "AIRFLOW__CELERY__SYNC_PARALLELISM": str(SYNC_PARALLELISM),
+            "AIRFLOW__CELERY__OPERATION_TIMEOUT": str(OPERATION_TIMEOUT_S),
+            "AIRFLOW__CELERY__TASK_PUBLISH_MAX_RETRIES": str(PUBLISH_RETRIES),
+            "AIRFLOW__CELERY__EXTRA_CELERY_CONFIG": json.dumps({"worker_lost_wait": LOST_WAIT_S}),
             **{
                 f"AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__{name}": value
                 for name, value in self.broker.options().items()
@@ -109,10 +135,13 @@ class CeleryBackend(Backend):
         """Start a worker."""
         number = next(_numbers)
         argv = [sys.executable, "-m", "airflow", "celery", "worker", "--skip-serve-logs", "--without-mingle"]
-        argv += ["--without-gossip", "--queues", f"default,{OTHER_QUEUE}"]
+        argv += ["--without-gossip", "--queues", ",".join(self._queues)]
         argv += ["--concurrency", str(self.worker_concurrency)]
         argv += ["--pid", str(self.site.folder / f"celery-{number}.pid")]
-        self._nodes.append(self.site.supervisor.spawn("celery-worker", argv, self.site.env, self.site.folder))
+        env = self.site.env | {
+            "AIRFLOW__CELERY__BROKER_URL": self.broker.url
+        }  # past the relay, whose faults are for the executor
+        self._nodes.append(self.site.supervisor.spawn("celery-worker", argv, env, self.site.folder))
 
     def wait_ready(self) -> None:
         """The worker says in its log that it is ready."""
@@ -150,64 +179,132 @@ class CeleryBackend(Backend):
         """Pool processes without a child."""
         return sorted(self._pool(processes) - set(self.units(processes)))
 
-    def _task_id(self, key: str) -> str | None:
-        sent = [event for event in self.site.events_of(key) if event["state"] == "queued" and event["info"]]
-        return str(sent[-1]["info"]) if sent else None
+    def timers(self) -> Mapping[str, float]:
+        """Return the callable's timeout, and those of a hanging publish, a dead pool process and the broker."""
+        found = {
+            "[callbacks] callback_execution_timeout": float(self.callable_timeout_s),
+            "[celery] operation_timeout, each of task_publish_max_retries": OPERATION_TIMEOUT_S * (PUBLISH_RETRIES + 1),
+            "worker_lost_wait": LOST_WAIT_S,
+        }
+        if timeout := self.broker.visibility_timeout_s:
+            found["[celery_broker_transport_options] visibility_timeout"] = timeout
+        return found
 
-    def _status(self, task_id: str) -> str | None:
-        import sqlite3
+    # -- accepted messages and their results ---------------------------------------------------------------------
 
-        if self.site.env["AIRFLOW__CELERY__RESULT_BACKEND"].startswith("db+sqlite"):
-            try:
-                with sqlite3.connect(f"file:{self.site.folder / 'celery-results.db'}?mode=ro", uri=True) as results:
-                    rows = results.execute(
-                        "SELECT status FROM celery_taskmeta WHERE task_id = ?", (task_id,)
-                    ).fetchall()
-            except sqlite3.OperationalError:
-                return None
-        else:
-            assert self.site.journal is not None
-            if not self.site.journal.query(
-                "SELECT 1 FROM information_schema.tables WHERE table_name = 'celery_taskmeta'"
-            ):
-                return None
-            rows = self.site.journal.query("SELECT status FROM celery_taskmeta WHERE task_id = ?", (task_id,))
-        return rows[0][0] if rows else None
+    def _told(self, key: str) -> list[str]:
+        """Return the ids of the Celery tasks that the executor's events name for a workload."""
+        return [
+            str(event["info"]) for event in self.site.events_of(key) if event["state"] == "queued" and event["info"]
+        ]
+
+    def _sent(self, key: str) -> dict[str, str | None]:
+        """Return the ids of a workload's Celery tasks, oldest first, each with its queue if the broker tells it."""
+        accepted = self.broker.published.of(key) if self.broker.published else []
+        sent: dict[str, str | None] = {each.task_id: each.queue for each in accepted}
+        for task_id in self._told(key):
+            sent.setdefault(task_id, self.broker.queue_of(task_id))
+        return sent
+
+    def deliveries(self, workload: str) -> list[Delivery] | None:
+        """Return the messages that the broker has accepted from the scheduler side; a redelivery adds none."""
+        if self.broker.published is None:
+            return None
+        found = []
+        for each in self.broker.published.of(workload):
+            ended = self._results.ended(each.task_id)
+            found.append(Delivery(each.task_id, each.at, None if ended is None else max(each.at, ended)))
+        return found
+
+    def calls(self) -> Mapping[str, int] | None:
+        """Return the requests of the scheduler side to the broker."""
+        return self.broker.calls()
+
+    def accepted(self, callback: str) -> bool:
+        """Return whether the broker has its message, or the executor has named one."""
+        return bool(self._sent(callback))
 
     def remember(self, callback: str) -> None:
         """Keep the message."""
-        if task_id := self._task_id(callback):
+        for task_id in self._told(callback)[-1:]:
             self.broker.keep(task_id)
 
     def queue_of(self, callback: str) -> str | None:
-        """As the broker tells."""
-        task_id = self._task_id(callback)
-        return self.broker.queue_of(task_id) if task_id else None
-
-    def inject(self, point: str, way: str, callback: str) -> str:
-        """Publish the callback's message once more."""
-        if (task_id := self._task_id(callback)) is None:
-            raise HarnessError(f"The executor named no Celery task for the callback {callback}.")
-        return self.broker.repeat(task_id)
+        """Return the queue that the broker tells."""
+        return next(iter(reversed(self._sent(callback).values())), None)
 
     def pending(self, callback: str) -> list[str]:
-        """A message that is with the broker or with a live worker, which has not reported its result."""
-        task_id = self._task_id(callback)
-        if task_id is None or not self.nodes():
+        """Return each message without a result that a live worker has, or that waits where one listens."""
+        if not self.nodes():
             return []
-        status = self._status(task_id)
-        if status in READY:
-            return []
-        if task_id not in self._lost:
-            return [f"the Celery task {task_id[:8]} is {status or 'sent'} and the worker lives"]
-        if self.broker.redelivers:
-            return [f"the broker delivers the message again within {VISIBILITY_TIMEOUT_S} s"]
-        return []
+        accepted = self.broker.published.of(callback) if self.broker.published else []
+        gone = self._purged | (self.broker.dropped - {each.task_id for each in accepted})
+        found = []
+        for task_id, queue in self._sent(callback).items():
+            if task_id in gone or (queue is not None and queue not in self._queues):
+                continue
+            status = self._results.state(task_id)
+            if status not in READY:
+                found.append(f"the Celery task {task_id[:8]} is {status or 'sent'} and the worker lives")
+        return found
 
     def succeeded(self, callback: str) -> bool:
-        """The result backend has it as a success, whatever was there before."""
-        task_id = self._task_id(callback)
-        return task_id is not None and self._status(task_id) == "SUCCESS"
+        """Return whether the result backend has one of its Celery tasks as a success."""
+        return any(self._results.state(task_id) == "SUCCESS" for task_id in self._sent(callback))
+
+    # -- faults ---------------------------------------------------------------------------------------------------
+
+    def inject(self, point: str, way: str, callback: str) -> str:
+        """Publish the message once more, let nobody listen to the default queue, or let the broker fail."""
+        if point == "redelivery":
+            if not (told := self._told(callback)):
+                raise HarnessError(f"The executor named no Celery task for the callback {callback}.")
+            return self.broker.repeat(told[-1])
+        if point == "accepted-lost":
+            self._listen((OTHER_QUEUE,))
+            return f"the worker is started again, and listens to the queue '{OTHER_QUEUE}' only"
+        return self.broker.inject(way)
+
+    def _listen(self, queues: Sequence[str]) -> None:
+        self._queues, self._since = queues, time.monotonic()
+        self.lose_node()
+
+    def hits(self) -> int | None:
+        """Return what the broker counts, or how many messages wait where nobody listens."""
+        if self._queues == QUEUES:
+            return self.broker.hits()
+        return len(self._unheard()) if self.broker.published else None
+
+    def _unheard(self) -> list[str]:
+        """Return the ids of the Celery tasks whose messages wait where nobody listens."""
+        published = self.broker.published.since(self._since) if self.broker.published else []
+        return [each.task_id for each in published if each.queue not in self._queues]
+
+    def heal(self) -> None:
+        """Let the broker take everything again; messages that waited where nobody listened stay lost."""
+        self.broker.heal()
+        if self._queues != QUEUES:
+            self._purged |= set(self._unheard())
+            for queue in set(QUEUES) - set(self._queues):
+                purge(self.broker, queue)
+            self._listen(QUEUES)
+
+    def _foreign_work(self) -> ForeignWork:
+        if self._foreign is None:
+            self._foreign = ForeignWork(self.broker, self._results.url)
+        return self._foreign
+
+    def plant_foreign(self) -> list[str]:
+        """Put messages into a queue of the same broker, and results into the same result backend."""
+        return self._foreign_work().plant()
+
+    def foreign_touched(self) -> list[str]:
+        """Return one sentence for each message or result that is not as it was."""
+        return self._foreign_work().touched()
+
+    def remove_foreign(self) -> None:
+        """Take the messages and results away."""
+        self._foreign_work().remove()
 
     def lose_node(self) -> list[int]:
         """Kill the worker and start a new one; what was not acknowledged is for the broker to deliver again."""

@@ -1,12 +1,78 @@
-"""Messages of Celery tasks, as they lie with a broker, and how one is delivered again."""
+"""Messages of Celery tasks: their workloads, the record of accepted ones, and redelivery."""
 
 from __future__ import annotations
 
+import base64
 import json
 import uuid
+from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 from executor_conformance.harness.errors import HarnessError
+
+REMEMBERED = 2000
+"""The number of workloads whose publications are kept; more than any case sends."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A message that the broker has accepted, without its content, which holds a token."""
+
+    task_id: str
+    """Id of the Celery task."""
+    workload: str
+    """Id of the callback or of the task instance."""
+    queue: str
+    at: float
+    """Seconds of ``time.monotonic()``."""
+
+
+class Publications:
+    """The broker's record of what it has accepted, oldest first; one thread writes it, others read it."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, list[Publication]] = OrderedDict()
+        """Publications by the id of their workload."""
+        self.total = 0
+        """The number of all publications so far."""
+
+    def add(self, publication: Publication) -> None:
+        """Add one."""
+        self._known.setdefault(publication.workload, []).append(publication)
+        self.total += 1
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+
+    def of(self, workload: str) -> list[Publication]:
+        """Return those that carry a workload."""
+        return list(self._known.get(workload, ()))
+
+    def since(self, moment: float) -> list[Publication]:
+        """Return those that were accepted after a moment of ``time.monotonic()``."""
+        return [each for several in list(self._known.values()) for each in list(several) if each.at >= moment]
+
+
+def workload_of(body: str | bytes) -> str:
+    """Return the id of the workload in a message's body, which is ``[args, kwargs, embed]`` as JSON; '' if none is."""
+    try:
+        workload = json.loads(json.loads(body)[0][0])
+        return str((workload.get("callback") or workload.get("ti"))["id"])
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return ""
+
+
+def publication_of(content: str | bytes, queue: str, at: float) -> Publication | None:
+    """Read a message of kombu's virtual transports; return None if it is of no Celery task."""
+    try:
+        message = json.loads(content)
+        task_id = str(message["headers"]["id"])
+        body = message["body"]
+        if message["properties"].get("body_encoding") == "base64":
+            body = base64.b64decode(body)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return None
+    return Publication(task_id, workload_of(body), queue, at)
 
 
 def again(message: dict[str, Any]) -> dict[str, Any]:

@@ -50,6 +50,7 @@ CASES = {
     "watch-lost": ("test_faults", "test_observation", ("watch-500-for-ever",)),
     "deleted-pending": ("test_faults", "test_stopped_before_start", ("deleted",)),
     "clean-up": ("test_faults", "test_clean_up", ("500-for-ever",)),
+    "no-consumer": ("test_faults", "test_accepted_lost", ("no-consumer",)),
     "hang": ("test_faults", "test_hang", ("create",)),
     "foreign": ("test_foreign", "test_leaves_others_alone", ()),
     "no-credentials": ("test_faults", "test_submit_refused", ("credentials-missing",)),
@@ -117,6 +118,10 @@ def _reported(name: str, breaks: str, by: str, *follows: str, **more: object) ->
     return _local(name, breaks, by, *follows, module="reported_mutants", **more)
 
 
+def _celery(name: str, breaks: str, by: str, *follows: str, **more: object) -> Mutant:
+    return _local(name, breaks, by, *follows, module="celery_mutants", where="celery", **more)
+
+
 def _kubernetes(name: str, breaks: str, by: str, *follows: str, **more: object) -> Mutant:
     return _local(name, breaks, by, *follows, module="kubernetes_mutants", where="kubernetes", **more)
 
@@ -138,7 +143,8 @@ MUTANTS = (
     _slots("TasksFirst", "ROUTE-2", "contention", mended=True),
     _slots("NeverFreesTheSlot", "ROUTE-3", "kwargs"),
     _slots("RunsTwiceAsMany", "ROUTE-4", "burst"),
-    _local("IgnoresTheConfiguredQueue", "ROUTE-5", "queue", also=("success",), module="celery_mutants", where="celery"),
+    _celery("IgnoresTheConfiguredQueue", "ROUTE-5", "queue", also=("success",)),
+    _celery("InventsAQueue", "ROUTE-5", "queue"),
     _local("ReportsAStranger", "ROUTE-6", "kwargs"),
     _kubernetes("WaitsForEverForAnAnswer", "ROUTE-7", "hang", "CRASH-5"),
     _slots("CountsNoCallback", "ROUTE-8", "success", mended=True),
@@ -187,6 +193,8 @@ MUTANTS = (
     _local("RunsCallableTwice", "CRASH-3", "kwargs", "RUN-1", "FAIL-2", also=("raises",)),
     _local("FailedThenSuccess", "CRASH-4", "raises", "STATE-3", "FAIL-5", "FAIL-1", also=("kwargs",)),
     _local("LosesTasksAfterAFailure", "CRASH-5", "child-killed"),
+    # The step of the scheduler never comes back, so what it was to publish is not run
+    _celery("DeadlocksInItsPool", "CRASH-5", "burst", also=("success",)),
     _local("SaysSuccessWithoutRunning", "CRASH-6", "idle-killed"),
     _worker("LeavesAnOrphan", "CRASH-8", "child-killed"),
     _local("TakesBackASuccess", "CRASH-9", "success", "STATE-3", "RUN-6"),
