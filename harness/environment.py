@@ -27,6 +27,7 @@ from executor_conformance.harness.journal import Journal
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import ProcessInfo, ProcessWatcher, kill_frozen
 from executor_conformance.harness.rules import keyed_fingerprint
+from executor_conformance.harness.runaway import Budget, Runaway
 from executor_conformance.harness.scheduler import SchedulerHandle, Zygote
 from executor_conformance.harness.settings import base_environ
 from executor_conformance.harness.supervisor import ManagedProcess, Supervisor
@@ -61,7 +62,8 @@ class Environment:
         self._last_step = 0.0
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
-        self.supervisor = Supervisor(folder)
+        budget = Budget.of(backend.worker_concurrency, options.processes)
+        self.supervisor = Supervisor(folder, budget, self._nodes, self._note_runaway)
         self.site = Site(folder, self.supervisor, options, variant)
         self.site.events_of = lambda key: self.history.of("event", key=key)
         self.backend = backend(self.site)
@@ -85,11 +87,24 @@ class Environment:
     @property
     def whole(self) -> bool:
         """Whether everything that the next case needs is still alive."""
-        return self._whole and self.scheduler is not None and not self.lost()
+        return self._whole and not self.supervisor.runaway and self.scheduler is not None and not self.lost()
 
     @whole.setter
     def whole(self, value: bool) -> None:
         self._whole = value
+
+    def check(self) -> None:
+        """Go on only while the environment keeps to its budget; to be asked wherever something is waited for.
+
+        :raises RanAway: it was exceeded, and nothing of the environment is left.
+        """
+        self.supervisor.check()
+
+    def _nodes(self) -> list[int]:
+        return [node.pid for node in self.backend.nodes()]
+
+    def _note_runaway(self, runaway: Runaway) -> None:
+        self.sink("runaway", **runaway.fields)
 
     # -- start and stop -----------------------------------------------------------------------------------
 
@@ -102,7 +117,10 @@ class Environment:
         try:
             self._start()
         except BaseException:
+            runaway = self.supervisor.runaway  # it explains whatever else was seen
             self.stop()
+            if runaway:
+                raise HarnessError(runaway.sentence) from None
             raise
         self.timings["start_s"] = round(time.monotonic() - began, 2)
 
@@ -227,6 +245,7 @@ class Environment:
         finally:
             channel.close()
         if not answer or "failed" in answer:
+            self.check()
             why = (answer or {}).get("failed", "its process ended")
             raise HarnessError(f"The environment could not do '{op}' ({arguments}): {why}")
         return answer
@@ -315,6 +334,7 @@ class Environment:
         try:
             for op in ops:
                 answer = channel.call(op, LIMITS.command)
+                self.check()
                 found[op] = answer if answer is not None else {"failed": "the inspecting process ended"}
         finally:
             channel.close()
@@ -380,8 +400,10 @@ class Environment:
 
         :raises SchedulerDied: the real code raised, which ends a real scheduler, or its process is gone.
         """
+        self.check()
         if self.scheduler is None:
             if self.plain_scheduler and not self.plain_scheduler.alive:
+                self.check()
                 self.sink("scheduler", what="gone", message=self.plain_scheduler.log_tail(1))
                 raise SchedulerDied("The airflow scheduler command ended.", self.plain_scheduler.log_tail())
             time.sleep(LIMITS.pump_interval)
@@ -391,6 +413,7 @@ class Environment:
         try:
             seen = self.scheduler.step(**step)
         except BoundReached as hang:
+            self.check()
             self.sink("scheduler", what="hang", pid=self.scheduler.pid, limit_s=LIMITS.scheduler_step)
             raise SchedulerDied(f"A step of the scheduler loop did not come back: {hang}") from None
         except SchedulerDied:

@@ -15,6 +15,7 @@ from executor_conformance.harness.effects import Breakpoint
 from executor_conformance.harness.environment import Environment
 from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.pressure import Deadline
 from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.rules import WireRule
 from executor_conformance.harness.view import TERMINAL
@@ -219,9 +220,10 @@ class Waits:
 
     def until_gone(self, pid: int, what: str) -> None:
         """Wait until a process has ended (a zombie has)."""
-        deadline = time.monotonic() + LIMITS.start_of_callable
+        deadline = Deadline(LIMITS.start_of_callable)
         while pid in self.env.processes():
-            if time.monotonic() > deadline:
-                raise BoundReached(f"{what} did not end within {LIMITS.start_of_callable:g} s.")
+            self.env.check()
+            if deadline.over():
+                raise BoundReached(f"{what} did not end within {deadline}.")
             time.sleep(0.005)
         self.env.observe()
