@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from executor_conformance.harness import programs
 from executor_conformance.harness.errors import EnvironmentUnavailable, HarnessError
 
 
@@ -21,25 +21,23 @@ class CommandFailed(HarnessError):
         self.said = list(said)
 
 
-def run(argv: Sequence[str], seconds: float, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+def run(
+    argv: Sequence[str],
+    seconds: float,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    always: bool = False,
+) -> str:
     """The output of a command.
 
+    :param always: it cleans up, so it runs also where the run has been ended.
     :raises CommandFailed: it is not there, fails, or does not end within ``seconds``.
     """
     what = " ".join(argv[:3])
     try:
-        done = subprocess.run(
-            argv,
-            cwd=cwd,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired:
-        raise CommandFailed(f"'{what}' did not end within {seconds:g} s.") from None
+        done = programs.run(argv, seconds, cwd=cwd, env=env, always=always)
+    except programs.NotInTime as error:
+        raise CommandFailed(str(error)) from None
     except OSError as error:
         raise CommandFailed(f"'{what}' cannot be run: {error.strerror}.") from None
     if done.returncode:
@@ -58,11 +56,9 @@ def look_beside(module: str, place: str, seconds: float, *arguments: str) -> dic
     :raises HarnessError: it broke.
     """
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", module, *arguments], capture_output=True, text=True, timeout=seconds, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise EnvironmentUnavailable(f"{place} could not be looked at within {seconds} s") from None
+        done = programs.run([sys.executable, "-m", module, *arguments], seconds)
+    except programs.NotInTime as error:
+        raise EnvironmentUnavailable(f"{place} could not be looked at within {error.deadline}") from None
     try:
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):

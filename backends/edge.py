@@ -17,6 +17,7 @@ from executor_conformance.harness import journal
 from executor_conformance.harness.backend import OTHER_QUEUE, Backend, Delivery, Options, Variant, installed
 from executor_conformance.harness.errors import BoundReached, HarnessError
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.pressure import Deadline
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.rules import Answer, WireRule
 from executor_conformance.harness.supervisor import ManagedProcess
@@ -62,7 +63,7 @@ class EdgeBackend(Backend):
     has_queues: ClassVar = True
     # a poll, then its log twice (while the job runs, after it) and the job's state
     gives_up_s: ClassVar = POLL_S + 3 * API_RETRIES * API_RETRY_WAIT_MAX_S
-    crowd: ClassVar = 20
+    crowd = 20
     faults: ClassVar = {"redelivery": ("fetched-twice",)}
 
     @classmethod
@@ -140,7 +141,7 @@ class EdgeBackend(Backend):
         if not any(node.alive for node in self._nodes):
             self._start_node()
         assert self.site.journal is not None
-        deadline = time.monotonic() + LIMITS.worker_start
+        deadline = Deadline(LIMITS.worker_start)
         while True:
             rows = self.site.journal.query("SELECT state FROM edge_worker WHERE worker_name = ?", (self._name,))
             if rows and rows[0][0] in ("idle", "running"):
@@ -148,8 +149,8 @@ class EdgeBackend(Backend):
             node = self._nodes[-1]
             if not node.alive:
                 raise HarnessError(f"The edge worker ended at its start: {node.log_tail(5)}")
-            if time.monotonic() > deadline:
-                raise BoundReached(f"The edge worker was not ready within {LIMITS.worker_start:g} s.")
+            if deadline.over():
+                raise BoundReached(f"The edge worker was not ready within {deadline}.")
             time.sleep(0.05)
 
     def nodes(self) -> list[ManagedProcess]:

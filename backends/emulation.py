@@ -13,6 +13,7 @@ from typing import Any
 from executor_conformance.harness.backend import Site
 from executor_conformance.harness.errors import BoundReached, HarnessError
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.pressure import Deadline
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.supervisor import ManagedProcess
 
@@ -81,12 +82,12 @@ def start_emulator(site: Site, title: str, module: str, folder: Path, *more: str
     env |= inherited("PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "DOCKER_HOST")
     argv = [sys.executable, "-m", module, "--folder", str(folder), *more]
     process = site.supervisor.spawn(title.lower(), argv, env, site.folder)
-    deadline = time.monotonic() + LIMITS.worker_start
+    deadline = Deadline(LIMITS.worker_start)
     while not (folder / "ready.json").exists():
         if not process.alive:
             raise HarnessError(f"The {title} emulator ended at its start: {process.log_tail(5)}")
-        if time.monotonic() > deadline:
-            raise BoundReached(f"The {title} emulator was not ready within {LIMITS.worker_start:g} s.")
+        if deadline.over():
+            raise BoundReached(f"The {title} emulator was not ready within {deadline}.")
         time.sleep(0.02)
     return process
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 import psutil
 from executor_conformance.harness.errors import BoundReached, HarnessError
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.pressure import Deadline
 from executor_conformance.harness.supervisor import ManagedProcess, Supervisor
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ class ApiServer:
         :raises HarnessError: it ended, or another program has its port.
         :raises BoundReached: it was not ready in time.
         """
-        deadline = time.monotonic() + LIMITS.api_server_start
+        deadline = Deadline(LIMITS.api_server_start)
         while not ((answer := ask()) and self._listens()):
             if not self.process.alive:
                 if "address already in use" in self.process.log_tail(40).lower():
@@ -72,8 +73,8 @@ class ApiServer:
                         f"Another program took the port {self.port} before the {self.name} could; run again."
                     )
                 raise HarnessError(f"The {self.name} ended at its start: {self.process.log_tail(5)}")
-            if time.monotonic() > deadline:
-                raise BoundReached(f"The {self.name} was not ready within {LIMITS.api_server_start:g} s.")
+            if deadline.over():
+                raise BoundReached(f"The {self.name} was not ready within {deadline}.")
             time.sleep(0.05)
         return answer
 

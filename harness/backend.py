@@ -73,6 +73,8 @@ class Options:
     """Of the backend lambda: the emulator, 'localstack', or the address of a LocalStack."""
     patience_s: float = 0.0
     """As of a variant, for an executor of the user's own."""
+    processes: int | None = None
+    """How many processes an environment may have at once; None: as :class:`~.runaway.Budget` has it."""
     worker_start: str = "fork"
     """How Airflow's worker command begins in an emulator's container: 'fork' of an interpreter that has imported
     Airflow, or 'exec'; see ``warm_starts``."""

@@ -14,7 +14,7 @@ from executor_conformance.harness.codec import digest, encode
 from executor_conformance.harness.effects import Breakpoint
 from executor_conformance.harness.errors import ConformanceError, SchedulerDied
 from executor_conformance.harness.limits import LIMITS
-from executor_conformance.harness.pressure import overloaded
+from executor_conformance.harness.pressure import Deadline
 from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.rules import WireRule
 from executor_conformance.harness.view import TERMINAL
@@ -245,8 +245,8 @@ class Case(Waits):
         pids = list(pids)
         self.fault(point, victim=victim, pids=pids)
         self.env.watcher.kill(pids)
-        deadline = time.monotonic() + LIMITS.stop_grace
-        while time.monotonic() < deadline and set(pids) & set(self.env.processes()):
+        deadline = Deadline(LIMITS.stop_grace)
+        while set(pids) & set(self.env.processes()) and not deadline.over():
             time.sleep(0.002)
         self.env.observe()
 
@@ -315,9 +315,9 @@ class Case(Waits):
 
         On an overloaded machine it is given up to three times as long, for it may not have got to anything yet.
         """
-        began = time.monotonic()
+        deadline = Deadline(limit)
         try:
-            while not ended() and time.monotonic() - began < (3 * limit if overloaded() else limit):
+            while not ended() and not deadline.over():
                 self.pump()
                 self.pause()
             self.env.sink("scheduler", what="survived", who=who)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from executor_conformance.harness.errors import BoundReached, HarnessError
+from executor_conformance.harness.pressure import Deadline
 
+LOOK_S = 0.5
+"""Seconds after which a wait for a message looks whether there is somebody to send it."""
 LONGEST_PATH = 100
 """The kernel takes about 107 bytes as the path of a Unix socket."""
 
@@ -63,13 +68,31 @@ class Channel:
             raise HarnessError(f"A message of the wrong shape came over a channel: {line[:200]!r}")
         return message
 
-    def call(self, op: str, timeout: float | None = None, **arguments: Any) -> dict[str, Any] | None:
-        """Send ``op`` with its arguments and return the answer (None: the other end has closed)."""
+    def receive_by(
+        self, deadline: Deadline, reason: str, goes_on: Callable[[], bool] = lambda: True
+    ) -> dict[str, Any] | None:
+        """The next message, or None when the other end has closed or ``goes_on``, asked now and then, is false.
+
+        :raises BoundReached: nothing came in time; ``reason`` says what was waited for.
+        """
+        while True:
+            with contextlib.suppress(BoundReached):
+                return self.receive(deadline.slice_s(LOOK_S))
+            if not goes_on():
+                return None
+            if deadline.over():
+                raise BoundReached(f"{reason} did not come within {deadline}.")
+
+    def call(self, op: str, limit: float, **arguments: Any) -> dict[str, Any] | None:
+        """Send ``op`` with its arguments and return the answer (None: the other end has closed).
+
+        :raises BoundReached: there was none within ``limit`` seconds, or longer under pressure.
+        """
         try:
             self.send({"op": op, **arguments})
         except OSError:
             return None
-        return self.receive(timeout, f"The answer to '{op}'")
+        return self.receive_by(Deadline(limit), f"The answer to '{op}'")
 
     def fileno(self) -> int:
         """The descriptor of the connection."""

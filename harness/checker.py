@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from executor_conformance.harness.catalogue import Catalogue
 from executor_conformance.harness.errors import HarnessError
@@ -57,6 +57,9 @@ class Unproven:
 
 Found = Broken | Kept | Undecided | Unsupported | Unproven
 Check = Callable[[HistoryView], Found]
+
+RUNAWAY = "ROUTE-4"
+"""The clause that an executor breaks which takes processes, memory or descriptors without end."""
 
 CHECKS: dict[str, Check] = {}
 """The check of each clause that is decided from histories, by clause id."""
@@ -116,12 +119,15 @@ def decide(history: History, clauses: Iterable[str], catalogue: Catalogue) -> li
     was there to see. One whose environment broke is an error whatever was seen, for nothing of it can be held against
     an executor. Neither can what is seen where a worker did not get the CPU. A scheduler that died in it is always
     asked about; if that is held against the subject, what could not be seen any more is not applicable. If core ended
-    it by a defect of its own, nothing else in the history is held against the subject.
+    it by a defect of its own, nothing else in the history is held against the subject. A subject that ran away is asked
+    about that alone: everything was stopped, so nothing else was there to see.
     """
     asked = list(clauses)
     if not (ends := history.of("end")):
         return [Decision(clause, Verdict.ERROR, "the history ends before its case does") for clause in asked]
     ended = ends[-1]
+    if reason := ended.get("runaway"):
+        return _of_a_runaway(history, asked, catalogue, reason)
     if reason := ended.get("not_applicable"):
         return [Decision(clause, Verdict.NOT_APPLICABLE, reason) for clause in asked]
     if reason := ended.get("lost"):
@@ -148,6 +154,14 @@ def decide(history: History, clauses: Iterable[str], catalogue: Catalogue) -> li
         rest = Verdict.NOT_APPLICABLE if Verdict.FAIL in verdicts else Verdict.ERROR
         return [_cut(decision, f"the case did not come to its end: {trouble}", rest) for decision in decisions]
     return decisions
+
+
+def _of_a_runaway(history: History, asked: Iterable[str], catalogue: Catalogue, why: str) -> list[Decision]:
+    _load()
+    told = replace(_decide(HistoryView(history), RUNAWAY, catalogue), data={"runaway": True})
+    rest = [clause for clause in asked if clause != RUNAWAY]
+    reason = f"the executor was stopped, see {RUNAWAY}: {why}"
+    return [told, *(Decision(clause, Verdict.NOT_APPLICABLE, reason) for clause in rest)]
 
 
 def _cut(decision: Decision, why: str, verdict: Verdict) -> Decision:

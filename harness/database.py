@@ -14,20 +14,21 @@ import platform
 import re
 import shutil
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import filelock
 import platformdirs
+from executor_conformance.harness import programs
 from executor_conformance.harness.errors import EnvironmentUnavailable, HarnessError, UsageError
 from executor_conformance.harness.fingerprint import tables_fingerprint
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.pressure import Deadline
 from executor_conformance.harness.settings import EXTERNAL_MANAGERS
 
 CACHE_NAME = "airflow-executor-conformance"
@@ -196,21 +197,34 @@ def cached_template(key: str, build: Callable[[Path], None]) -> Path:
     final = templates / key
     if final.is_dir():
         return final
-    lock = filelock.FileLock(templates / f"{key}.lock", timeout=2 * LIMITS.template_migration)
-    try:
-        with lock:
-            if not final.is_dir():
-                with tempfile.TemporaryDirectory(prefix=".making-", dir=templates) as staging:
-                    content = Path(staging) / "content"
-                    content.mkdir()
-                    build(content)
-                    content.rename(final)
-    except filelock.Timeout:
-        raise HarnessError(
-            f"Another process has been making the database template {key} for "
-            f"{2 * LIMITS.template_migration:.0f} s; end it, or delete {lock.lock_file}."
-        ) from None
+    with _locked(templates / f"{key}.lock"):
+        if not final.is_dir():
+            with tempfile.TemporaryDirectory(prefix=".making-", dir=templates) as staging:
+                content = Path(staging) / "content"
+                content.mkdir()
+                build(content)
+                content.rename(final)
     return final
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a template; another process's migration may come first."""
+    lock = filelock.FileLock(path)
+    deadline = Deadline(2 * LIMITS.template_migration)
+    while not lock.is_locked:
+        programs.check_not_ended()
+        with contextlib.suppress(filelock.Timeout):
+            lock.acquire(timeout=deadline.slice_s())
+        if not lock.is_locked and deadline.over():
+            raise HarnessError(
+                f"Another process has been making the database template {path.stem} for {deadline}; "
+                f"end it, or delete {path}."
+            )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def template_key(server: str, env: Mapping[str, str]) -> str:
@@ -238,23 +252,16 @@ def migrate(url: str, async_url: str, env: Mapping[str, str]) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="executor-conformance-home-") as home:
         try:
-            done = subprocess.run(
+            done = programs.run(
                 [sys.executable, "-m", "executor_conformance.harness.airflow_side.migration"],
+                LIMITS.template_migration,
                 env=_migration_environ(url, async_url, env, home),
                 cwd=home,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=LIMITS.template_migration,
+                merge=True,
             )
-        except subprocess.TimeoutExpired as error:
-            output = error.stdout or ""
-            said = output.decode(errors="replace") if isinstance(output, bytes) else output
+        except programs.NotInTime as error:
             raise HarnessError(
-                f"'airflow db migrate' did not end in {LIMITS.template_migration:.0f} s; it said last:\n"
-                f"{last_lines(said)}"
+                f"'airflow db migrate' did not end within {error.deadline}; it said last:\n{last_lines(error.output)}"
             ) from None
     if done.returncode:
         raise HarnessError(

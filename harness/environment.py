@@ -32,6 +32,7 @@ from executor_conformance.harness.machine import crowd_of_this_machine
 from executor_conformance.harness.pressure import overloaded
 from executor_conformance.harness.processes import ProcessInfo, ProcessWatcher, kill_frozen
 from executor_conformance.harness.rules import keyed_fingerprint
+from executor_conformance.harness.runaway import Budget, Runaway
 from executor_conformance.harness.scheduler import FROM_OUTSIDE, SchedulerHandle, Zygote
 from executor_conformance.harness.settings import base_environ
 from executor_conformance.harness.supervisor import ManagedProcess, Supervisor
@@ -68,7 +69,8 @@ class Environment:
         self._last_step = 0.0
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
-        self.supervisor = Supervisor(folder)
+        budget = Budget.of(backend.worker_concurrency, options.processes)
+        self.supervisor = Supervisor(folder, budget, self._nodes, self._note_runaway)
         self.site = Site(folder, self.supervisor, options, variant)
         self.site.events_of = lambda key: self.history.of("event", key=key)
         self.backend = backend(self.site)
@@ -99,11 +101,24 @@ class Environment:
     @property
     def whole(self) -> bool:
         """Whether everything that the next case needs is still alive."""
-        return self._whole and self.scheduler is not None and not self.lost()
+        return self._whole and not self.supervisor.runaway and self.scheduler is not None and not self.lost()
 
     @whole.setter
     def whole(self, value: bool) -> None:
         self._whole = value
+
+    def check(self) -> None:
+        """Go on only while the environment keeps to its budget; to be asked wherever something is waited for.
+
+        :raises RanAway: it was exceeded, and nothing of the environment is left.
+        """
+        self.supervisor.check()
+
+    def _nodes(self) -> list[int]:
+        return [node.pid for node in self.backend.nodes()]
+
+    def _note_runaway(self, runaway: Runaway) -> None:
+        self.sink("runaway", **runaway.fields)
 
     # -- start and stop -----------------------------------------------------------------------------------
 
@@ -116,7 +131,10 @@ class Environment:
         try:
             self._start()
         except BaseException:
+            runaway = self.supervisor.runaway  # it explains whatever else was seen
             self.stop()
+            if runaway:
+                raise HarnessError(runaway.sentence) from None
             raise
         self.timings["start_s"] = round(time.monotonic() - began, 2)
 
@@ -245,6 +263,7 @@ class Environment:
         finally:
             channel.close()
         if not answer or "failed" in answer:
+            self.check()
             why = (answer or {}).get("failed", "its process ended")
             raise HarnessError(f"The environment could not do '{op}' ({arguments}): {why}")
         return answer
@@ -339,6 +358,7 @@ class Environment:
         try:
             for op in ops:
                 answer = channel.call(op, LIMITS.command, **arguments)
+                self.check()
                 found[op] = answer if answer is not None else {"failed": "the inspecting process ended"}
         finally:
             channel.close()
@@ -404,8 +424,10 @@ class Environment:
 
         :raises SchedulerDied: the real code raised, which ends a real scheduler, or its process is gone.
         """
+        self.check()
         if self.scheduler is None:
             if self.plain_scheduler and not self.plain_scheduler.alive:
+                self.check()
                 self._note_end_of_plain_scheduler(self.plain_scheduler)
             time.sleep(LIMITS.pump_interval)
             self.steps += 1
@@ -414,6 +436,7 @@ class Environment:
         try:
             seen = self.scheduler.step(**step)
         except BoundReached as hang:
+            self.check()
             self.sink("scheduler", what="hang", pid=self.scheduler.pid, limit_s=LIMITS.scheduler_step)
             raise SchedulerDied(f"A step of the scheduler loop did not come back: {hang}") from None
         except SchedulerDied:
@@ -424,7 +447,7 @@ class Environment:
         self._record(seen)
         if error := seen["error"]:
             cause = self.cause_of(error["traceback"])
-            told = {"cause": cause.to_event()} if cause else {}
+            told: dict[str, Any] = {"cause": cause.to_event()} if cause else {}
             self.sink("scheduler", what="error", pid=self.scheduler.pid, **error, **told)
             raise SchedulerDied(
                 f"{error['type']} in {error['where']} ended the scheduler: {error['message']}",
@@ -495,6 +518,6 @@ class Environment:
         if status is not None and -status in FROM_OUTSIDE:
             self._killed = f"The airflow scheduler command {process.pid} was ended by signal {-status} from outside."
         said = cause.sentence if cause else f"exit status {status}, and its log tells no exception"
-        told = {"cause": cause.to_event()} if cause else {}
+        told: dict[str, Any] = {"cause": cause.to_event()} if cause else {}
         self.sink("scheduler", what="gone", pid=process.pid, message=said, **told)
         raise SchedulerDied(f"The airflow scheduler command ended: {said}.", process.log_tail())

@@ -29,5 +29,9 @@ class SchedulerDied(HarnessError):
         self.details = details
 
 
+class RanAway(ConformanceError):
+    """The environment exceeded its budget and was stopped; no error of the harness, which must not catch it as one."""
+
+
 class BoundReached(HarnessError):
     """A wait ended at its bound, the last resort; the message says what was waited for and how long."""

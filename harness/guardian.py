@@ -6,10 +6,14 @@ socketpair that carries JSON lines. Requests and answers (each answer repeats th
 * ``{"id", "op": "spawn", "argv", "env", "cwd", "stdout"}`` -> ``{"id", "pid", "started"}`` (``started`` in
   clock ticks since boot) or ``{"id", "error"}``
 * ``{"id", "op": "ping"}`` -> ``{"id", "pid"}``
+* ``{"id", "op": "watch", "budget": {...}}`` -> ``{"id"}``; from now on the descendants are counted (``census.py``)
+* ``{"id", "op": "end", "why": str}`` -> ``{"id", "killed": int}``; from now on nothing can be spawned, because ``why``
 * ``{"id", "op": "stop", "remove": bool}`` -> ``{"id", "killed": int}``, then the guardian exits
 
-Unsolicited, for each reaped process: ``{"exit": pid, "status": wait status}``. On EOF, on the death of the
-parent and on SIGTERM all descendants are killed, the run directory is removed and the guardian exits.
+Unsolicited, for each reaped process: ``{"exit": pid, "status": wait status}``. If the descendants exceed the budget,
+they are stopped, and ``{"runaway": {...}}`` tells what there was; they are killed once the harness has asked for it by
+``end``, or has not for ``TOLD_S`` seconds. On EOF, on the death of the parent and on SIGTERM all descendants are
+killed, the run directory is removed and the guardian exits.
 """
 
 from __future__ import annotations
@@ -28,6 +32,9 @@ from typing import Any, NoReturn
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 KILL_BOUND = 5.0  # seconds; only a process in uninterruptible sleep lasts this long
+LOOK_S = 0.25  # between two looks at the budget; one costs less than a millisecond
+TOLD_S = 3.0  # after which stopped processes are killed without a word of the harness: they hold memory
+NICE = -10  # of a guardian that watches: a machine that a runaway has loaded must not keep it from acting
 ALL_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -74,6 +81,11 @@ class Guardian:
         self.outgoing = b""
         self.terminated = False
         self.doing = ""
+        self.census: Any = None
+        self.look_at = 0.0
+        self.closed = ""
+        self.kill_at: float | None = None
+        self.nice = os.getpriority(os.PRIO_PROCESS, 0)
         self.wakeup, self.wakeup_writer = os.pipe()
         os.set_blocking(self.wakeup, False)
         os.set_blocking(self.wakeup_writer, False)
@@ -142,6 +154,8 @@ class Guardian:
 
     def spawn(self, request: dict[str, Any]) -> dict[str, Any]:
         """Start a child in a session of its own; the answer without the id."""
+        if self.closed:
+            return {"error": self.closed}
         try:
             log = os.open(request["stdout"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
@@ -168,6 +182,8 @@ class Guardian:
         if problem:
             os.waitpid(pid, 0)
             return {"error": problem}
+        if self.census is not None:
+            self.census.started.add(pid)
         stat = stat_of(pid)
         return {"pid": pid, "started": stat[2] if stat else 0}
 
@@ -190,6 +206,7 @@ class Guardian:
             with contextlib.suppress(OSError, ValueError):  # libc keeps two for itself
                 signal.signal(number, signal.SIG_DFL)
         os.setsid()
+        os.setpriority(os.PRIO_PROCESS, 0, self.nice)
         _libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         if os.getppid() != self.pid:  # it died before the prctl
             os._exit(1)
@@ -217,6 +234,12 @@ class Guardian:
             answer = self.spawn(request)
         elif request["op"] == "ping":
             answer = {"pid": self.pid}
+        elif request["op"] == "watch":
+            self.watch(request["budget"])
+            answer = {}
+        elif request["op"] == "end":
+            self.closed, self.kill_at = request["why"], None
+            answer = {"killed": self.kill_all()}
         elif request["op"] == "stop":
             self.send({"id": request["id"], "killed": self.kill_all()})
             self.flush(1.0)
@@ -228,13 +251,48 @@ class Guardian:
         self.send({"id": request["id"], **answer})
         return True
 
+    def watch(self, budget: dict[str, int]) -> None:
+        """Begin to count, and come first where the CPU is scarce, if that is permitted."""
+        from importlib.util import module_from_spec, spec_from_file_location
+
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "census.py")
+        spec = spec_from_file_location("census", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        self.census = module.Census(self.pid, budget)
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, NICE)
+
+    def keep_to_the_budget(self) -> float | None:
+        """Look, if it is time to, and stop a runaway; the seconds until something is to be done again."""
+        now = time.monotonic()
+        if self.kill_at is not None:
+            if now < self.kill_at:
+                return self.kill_at - now
+            self.kill_at = None
+            self.kill_all()
+        if self.census is None or self.closed:
+            return None
+        if now >= self.look_at:
+            if exceeded := self.census.look():
+                self.census.freeze()
+                self.closed = "the environment has exceeded its budget and was stopped"
+                self.kill_at = time.monotonic() + TOLD_S
+                self.send({"runaway": self.census.report(exceeded, now)})
+                self.flush(1.0)
+                return TOLD_S
+            self.look_at = time.monotonic() + LOOK_S
+        return max(0.0, self.look_at - time.monotonic())
+
     def serve(self) -> bool:
         """Serve until asked to stop (True) or until the harness is gone or SIGTERM came (False)."""
         while not self.terminated:
             watched: list[Any] = [self.socket, self.wakeup]
             if self.parent is not None:
                 watched.append(self.parent)
-            ready, _, _ = select.select(watched, [self.socket] if self.outgoing else [], [])
+            ready, _, _ = select.select(watched, [self.socket] if self.outgoing else [], [], self.keep_to_the_budget())
             if self.wakeup in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self.wakeup, 4096)

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,10 +20,11 @@ from typing import Any, Protocol
 
 from executor_conformance.harness import processes
 from executor_conformance.harness.errors import HarnessError
+from executor_conformance.harness.pressure import Deadline
 from executor_conformance.harness.processes import FOLDER_VARIABLE, KILLED_BOUND, RUN_VARIABLE
 
-ANSWER_BOUND = 15.0  # seconds; a guardian answers within milliseconds unless the machine is overloaded
-STOP_BOUND = 10.0
+ANSWER_BOUND = 15.0  # seconds of a quiet machine; a guardian answers within milliseconds, its start takes more
+STOP_BOUND = 6.0  # seconds, also under pressure: Ctrl-C ends a run within 10 s
 
 _GUARDIAN = Path(__file__).with_name("guardian.py")
 _guardians: weakref.WeakSet[Guardian] = weakref.WeakSet()
@@ -49,6 +51,8 @@ class Guardian:
     :param on_spawn: called with the pid of each child that it has started, before anything else is heard of it.
     :param on_exit: called with the pid and the wait status of each process that it reaps, adopted orphans too.
     :param on_loss: called once it has ended without being asked, before ``lost`` is true.
+    :param on_runaway: called with its report once what it watches has exceeded its budget and was stopped; it returns
+        why nothing can be started any more, and everything is killed then.
     :param program: what runs it, if not this interpreter: up to where a descriptor and the folder are its arguments.
     :param arguments: further arguments.
     :param env: its environment, if not this process's.
@@ -62,6 +66,7 @@ class Guardian:
         on_spawn: Callable[[int], None] = lambda pid: None,
         on_exit: Callable[[int, int], None] = lambda pid, status: None,
         on_loss: Callable[[], None] = lambda: None,
+        on_runaway: Callable[[dict[str, Any]], str] = lambda report: "it has exceeded its budget",
         program: Sequence[str] = (sys.executable, "-I", "-S", str(_GUARDIAN)),
         arguments: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
@@ -71,7 +76,7 @@ class Guardian:
         self.changed = threading.Condition()
         self.lost = False
         self.running: dict[int, Spawned] = {}
-        self._on_spawn, self._on_exit, self._on_loss = on_spawn, on_exit, on_loss
+        self._on_spawn, self._on_exit, self._on_loss, self._on_runaway = on_spawn, on_exit, on_loss, on_runaway
         self._spawning: dict[int, Spawned] = {}
         self._answers: dict[int, dict[str, Any]] = {}
         self._ids = itertools.count(1)
@@ -103,6 +108,20 @@ class Guardian:
         """
         self._request({"op": "ping"}, bound)
 
+    def watch(self, budget: dict[str, int]) -> None:
+        """Let it count what is below it from now on; see ``census.py``.
+
+        :raises HarnessError: the guardian is gone or does not answer.
+        """
+        self._request({"op": "watch", "budget": budget}, ANSWER_BOUND)
+
+    def end(self, why: str, bound: float = STOP_BOUND) -> None:
+        """Let it kill everything and start nothing any more; it goes on itself.
+
+        :raises HarnessError: the guardian is gone or does not answer.
+        """
+        self._request({"op": "end", "why": why}, bound, patient=False)
+
     def spawn(self, child: Spawned, argv: list[str], env: dict[str, str], cwd: str, stdout: Path) -> str:
         """Start ``child`` with exactly ``env``, both its streams in ``stdout``; why it cannot be run, or empty.
 
@@ -115,8 +134,9 @@ class Guardian:
         """Let it kill everything and end; bounded. ``on_failure`` is called if it had to be killed itself."""
         self._stopping = True
         try:
-            self._request({"op": "stop", "remove": remove}, STOP_BOUND)
-            self._process.wait(STOP_BOUND)
+            end = time.monotonic() + STOP_BOUND
+            self._request({"op": "stop", "remove": remove}, STOP_BOUND, patient=False)
+            self._process.wait(max(0.1, end - time.monotonic()))
         except (HarnessError, subprocess.TimeoutExpired):
             if self._process.poll() is None:
                 processes.kill_frozen(self.pid)
@@ -132,7 +152,10 @@ class Guardian:
         """Let go of it in a fork of its owner."""
         self._socket.close()
 
-    def _request(self, request: dict[str, Any], bound: float, child: Spawned | None = None) -> dict[str, Any]:
+    def _request(
+        self, request: dict[str, Any], bound: float, child: Spawned | None = None, patient: bool = True
+    ) -> dict[str, Any]:
+        """Return the answer; it may come later on a machine under pressure if ``patient``."""
         number = next(self._ids)
         if child is not None:
             self._spawning[number] = child
@@ -141,14 +164,23 @@ class Guardian:
                 self._socket.sendall(json.dumps({"id": number, **request}).encode() + b"\n")
         except OSError as error:
             raise HarnessError(f"The guardian of {self.folder} is gone ({error}); see {self.log}.") from None
+        deadline = Deadline(bound)
+
+        def told() -> bool:
+            return number in self._answers or not self._reader.is_alive() or self.lost
+
         with self.changed:
-            self.changed.wait_for(lambda: number in self._answers or not self._reader.is_alive() or self.lost, bound)
+            if not patient:
+                self.changed.wait_for(told, bound)
+            while patient and not told() and not deadline.over():
+                self.changed.wait_for(told, deadline.slice_s())
             if number in self._answers:
                 return self._answers.pop(number)
         if self.lost:
             raise HarnessError(f"The guardian of {self.folder} ended unexpectedly; see {self.log}.")
+        within = deadline if patient else f"{bound:g} s"
         raise HarnessError(
-            f"The guardian of {self.folder} did not answer '{request['op']}' within {bound:g} s; see {self.log}."
+            f"The guardian of {self.folder} did not answer '{request['op']}' within {within}; see {self.log}."
         )
 
     def _read(self) -> None:
@@ -162,10 +194,15 @@ class Guardian:
             if not data:
                 break
             *lines, rest = (rest + data).split(b"\n")
+            messages = [json.loads(line) for line in lines]
             with self.changed:
-                for line in lines:
-                    self._take(json.loads(line))
+                for message in messages:
+                    if "runaway" not in message:
+                        self._take(message)
                 self.changed.notify_all()
+            for message in messages:
+                if "runaway" in message:
+                    self._take_runaway(message["runaway"])
         if not self._stopping:
             self._on_loss()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -187,6 +224,12 @@ class Guardian:
             self._on_spawn(child.pid)
             self.running[child.pid] = child
         self._answers[message["id"]] = message
+
+    def _take_runaway(self, report: dict[str, Any]) -> None:
+        why = self._on_runaway(report)
+        request = {"id": next(self._ids), "op": "end", "why": why}
+        with contextlib.suppress(OSError), self._sending:  # its answer comes by this thread, which cannot wait for it
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
 
     def give_up(self) -> None:
         """Take the children that are left for dead by SIGKILL: they died with it."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from executor_conformance.harness.case import NotApplicable
 from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.pressure import Deadline
 from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.view import TERMINAL, HistoryView
 
@@ -105,8 +106,9 @@ def until_returned(case: Case, callback: Callback, pid: int) -> None:
     if case.env.backend.on_this_host:
         case.until_gone(pid, "the callable's process")
         return
-    deadline = time.monotonic() + case.env.settle_s
+    deadline = Deadline(case.env.settle_s)
     while not case.effects(callback, "effect"):
-        if time.monotonic() > deadline:
-            raise BoundReached(f"The callable did not return within {case.env.settle_s:g} s.")
+        case.env.check()
+        if deadline.over():
+            raise BoundReached(f"The callable did not return within {deadline}.")
         time.sleep(LIMITS.pump_interval)

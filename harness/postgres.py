@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from executor_conformance.harness import programs
 from executor_conformance.harness.database import (
     Connection,
     Database,
@@ -34,6 +35,7 @@ from executor_conformance.harness.database import (
 )
 from executor_conformance.harness.errors import EnvironmentUnavailable, HarnessError, UsageError
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.pressure import Deadline
 
 OWNER = "conformance"
 DATABASE = "airflow"
@@ -175,7 +177,7 @@ class PostgresCluster:
         if source is None:
             options = f"-U {OWNER} --auth=trust --encoding=UTF8 --no-locale --no-sync --wal-segsize=1"
             argv = _as_server_user([str(find_binary("initdb")), "-D", str(self.data), *options.split()])
-            done = subprocess.run(argv, env=self.env, cwd=self.folder, capture_output=True, text=True)
+            done = programs.run(argv, START_SECONDS, env=self.env, cwd=self.folder)
             if done.returncode:
                 raise HarnessError(f"PostgreSQL's initdb failed; it said last:\n{last_lines(done.stderr)}")
 
@@ -185,9 +187,9 @@ class PostgresCluster:
         :raises HarnessError: it ended or did not answer in time.
         """
         self.process = self._spawn("postgres", self.argv, self.env, self.data)
-        end = time.monotonic() + START_SECONDS
+        deadline = Deadline(START_SECONDS)
         while not self.ready():
-            if not self.process.alive or time.monotonic() > end:
+            if not self.process.alive or deadline.over():
                 said = self.process.log_tail()
                 self.stop()
                 raise HarnessError(f"PostgreSQL did not start in {self.data}; it said last:\n{said}")

@@ -1,4 +1,4 @@
-"""Whether workers get the CPU that they want: what tells a slow machine from an executor that does nothing."""
+"""The pressure on the machine's CPUs: tell a slow machine from an executor that does nothing, and wait longer on it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,51 @@ def overloaded() -> bool:
         return float(fields[1].removeprefix("avg10=")) >= _WAITING_PERCENT
     except (OSError, IndexError, ValueError):  # no such figure on older kernels and in some containers
         return os.getloadavg()[0] >= 2 * (os.cpu_count() or 1)
+
+
+class Deadline:
+    """A bound of ``limit`` seconds on a start, an import or a command; under pressure up to three times as long.
+
+    A second in which the machine is overloaded counts for a third: processes get so much less of the CPU then. The
+    pressure is looked at whenever the deadline is asked, so ask it every second or so, as :meth:`slice_s` makes easy.
+    """
+
+    SLOWER = 3.0
+    SLICE_S = 1.0
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self._began = self._looked = time.monotonic()
+        self._pressed = 0.0
+
+    def remaining(self) -> float:
+        """Return the seconds that are left if the machine is quiet from now on; 0 once the deadline is over."""
+        now = time.monotonic()
+        if now > self._looked and overloaded():
+            self._pressed += now - self._looked
+        self._looked = now
+        counted = now - self._began - self._pressed * (1 - 1 / self.SLOWER)
+        return max(0.0, self.limit - counted)
+
+    def over(self) -> bool:
+        """Return true once nothing is left."""
+        return self.remaining() <= 0
+
+    def slice_s(self, most: float = SLICE_S) -> float:
+        """Return the seconds to block for before the deadline is asked again; never 0, so that a wait tries once."""
+        return max(0.001, min(self.remaining(), most))
+
+    @property
+    def starved(self) -> bool:
+        """True if the machine was overloaded for half of the time so far: what is late is nobody's failure."""
+        return self._pressed > 0 and self._pressed >= (self._looked - self._began) / 2
+
+    def __str__(self) -> str:
+        """Return how long it has been, for 'not within …'."""
+        lasted = self._looked - self._began
+        if not self._pressed:
+            return f"{self.limit:g} s"
+        return f"{lasted:.0f} s ({self._pressed:.0f} s of them on an overloaded machine)"
 
 
 class Progress:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import signal
 import socket
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from executor_conformance.harness import programs
 from executor_conformance.harness.channel import Channel, socket_address, socket_name
 from executor_conformance.harness.errors import BoundReached, HarnessError, SchedulerDied, UsageError
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.pressure import Deadline
 from executor_conformance.harness.processes import is_alive
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 
 ASKING_S = 5.0
-LOOK_S = 0.5
-"""Seconds after which it is looked whether a scheduler that has not answered is alive."""
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What ends a process without a defect of its own: another process, or the kernel for want of memory."""
 
@@ -31,7 +29,7 @@ class Zygote:
     """The process that has imported Airflow; forks scheduler sides and inspections."""
 
     def __init__(self, supervisor: Supervisor, folder: Path, env: dict[str, str]) -> None:
-        self.folder = folder
+        self.folder, self.supervisor = folder, supervisor
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._path = socket_name(str(folder / "z.sock"))
         self._listener.bind(socket_address(self._path))
@@ -45,27 +43,27 @@ class Zygote:
         self._channel: Channel | None = None
         self.airflow_version = ""
 
-    def _accept(self, timeout: float, reason: str) -> Channel:
-        self._listener.settimeout(1.0)
-        waited = 0.0
+    def _accept(self, deadline: Deadline, reason: str) -> Channel:
         while True:
+            self._listener.settimeout(deadline.slice_s())
             try:
                 connection, _ = self._listener.accept()
                 return Channel(connection)
             except TimeoutError:
-                waited += 1.0
+                self.supervisor.check()
                 if not self.process.alive:
                     raise HarnessError(f"{reason} ended at its start: {self.process.log_tail(5)}") from None
-                if waited >= timeout:
-                    raise BoundReached(f"{reason} did not start within {timeout:g} s.") from None
+                if deadline.over():
+                    raise BoundReached(f"{reason} did not start within {deadline}.") from None
 
     def wait_ready(self) -> None:
         """Wait until Airflow is imported.
 
         :raises HarnessError: Airflow or the executor's module does not import.
         """
-        self._channel = self._accept(LIMITS.scheduler_start, "The process that imports Airflow")
-        hello = self._channel.receive(LIMITS.scheduler_start, "The import of Airflow")
+        deadline = Deadline(LIMITS.scheduler_start)
+        self._channel = self._accept(deadline, "The process that imports Airflow")
+        hello = self._channel.receive_by(deadline, "The import of Airflow")
         if not hello or not hello.get("ready"):
             raise HarnessError(f"Airflow does not import: {(hello or {}).get('error', self.process.log_tail(5))}")
         self.airflow_version = hello["airflow"]
@@ -75,10 +73,16 @@ class Zygote:
         assert self._channel is not None
         log = self.folder / "logs" / f"{role}-{secrets.token_hex(3)}.log"
         self._channel.send({"role": role, "env": env or {}, "socket": str(self._path), "log": str(log)})
-        self._channel.receive(LIMITS.scheduler_start, f"The fork of the {role} process")
-        channel = self._accept(LIMITS.scheduler_start, f"The {role} process")
-        greeting = channel.receive(LIMITS.scheduler_start, f"The start of the {role} process")
+        deadline = Deadline(LIMITS.scheduler_start)
+        forked = self._channel.receive_by(deadline, f"The fork of the {role} process", lambda: self.process.alive)
+        if forked is None:
+            self.supervisor.check()
+            raise HarnessError(f"The {role} process did not start: the process that forks it has ended.")
+        channel = self._accept(deadline, f"The {role} process")
+        pid = forked["pid"]
+        greeting = channel.receive_by(deadline, f"The start of the {role} process", lambda: is_alive(pid))
         if not greeting or not greeting.get("ready"):
+            self.supervisor.check()
             why = (greeting or {}).get("error") or _last_line(log)
             raise HarnessError(f"The {role} process did not start: {why}")
         greeting["log"] = str(log)
@@ -125,9 +129,10 @@ class SchedulerHandle:
         """Of the first executor."""
         return int(self.executors[0]["parallelism"])
 
-    def _call(self, op: str, timeout: float, **arguments: Any) -> dict[str, Any]:
-        answer = self._ask(op, timeout, arguments)
+    def _call(self, op: str, limit: float, **arguments: Any) -> dict[str, Any]:
+        answer = self._ask(op, limit, arguments)
         if answer is None:
+            self._zygote.supervisor.check()
             status = self._zygote.status_of(self.pid)
             if status is not None and -status in FROM_OUTSIDE:
                 name = signal.Signals(-status).name
@@ -137,19 +142,14 @@ class SchedulerHandle:
             raise HarnessError(f"The scheduler side could not do '{op}': {answer['failed']}")
         return answer
 
-    def _ask(self, op: str, timeout: float, arguments: dict[str, Any]) -> dict[str, Any] | None:
+    def _ask(self, op: str, limit: float, arguments: dict[str, Any]) -> dict[str, Any] | None:
         """The answer; None if the process has ended, also where what it forked still has its end of the channel."""
-        end = time.monotonic() + timeout
+        deadline = Deadline(limit)
         try:
             self._channel.send({"op": op, **arguments})
         except OSError:
             return None
-        while (left := end - time.monotonic()) > 0:
-            with contextlib.suppress(BoundReached):
-                return self._channel.receive(min(left, LOOK_S))
-            if not is_alive(self.pid):
-                return None
-        raise BoundReached(f"The answer to '{op}' did not come within {timeout:g} s.")
+        return self._channel.receive_by(deadline, f"The answer to '{op}'", lambda: is_alive(self.pid))
 
     def step(self, **arguments: Any) -> dict[str, Any]:
         """One turn of the scheduler loop: ``events``, ``workloads``, ``slots``, ``error``.
@@ -188,10 +188,9 @@ class SchedulerHandle:
 def check_executor_path(path: str) -> None:
     """Import the executor in a process of its own, so that a bad path is refused before anything starts.
 
-    :raises UsageError: it does not import, or is no executor.
+    :raises UsageError: it does not import, also where its import waits, or is no executor.
+    :raises BoundReached: the machine had no CPU left for the import.
     """
-    import subprocess
-
     script = (
         "import sys, inspect\n"
         "from importlib import import_module\n"
@@ -206,18 +205,14 @@ def check_executor_path(path: str) -> None:
         "    print('is no subclass of airflow.executors.base_executor.BaseExecutor'); sys.exit(7)\n"
     )
     try:
-        result = subprocess.run(
-            # -P: Airflow's processes have other current folders, so this one must not count
-            [sys.executable, "-P", "-c", script, path],
-            capture_output=True,
-            text=True,
-            timeout=LIMITS.command,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise UsageError(
-            f"The executor {path} did not import within {LIMITS.command:g} s; is its import waiting?"
-        ) from None
+        # -P: Airflow's processes have other current folders, so this one must not count
+        result = programs.run([sys.executable, "-P", "-c", script, path], LIMITS.command)
+    except programs.NotInTime as late:
+        if late.deadline.starved:
+            raise BoundReached(
+                f"The executor {path} did not import within {late.deadline}; run again when the machine is less busy."
+            ) from None
+        raise UsageError(f"The executor {path} did not import within {late.deadline}; is its import waiting?") from None
     if result.returncode == 7:
         line = result.stdout.strip().splitlines()[-1]
         raise UsageError(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from executor_conformance.harness.backend import EMULATOR, Backend, Options, Variant
 from executor_conformance.harness.case import Case, DoesNotSupport, NotApplicable
@@ -220,6 +221,7 @@ class Recorder:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise HarnessError(f"The history {path} cannot be made ({error.strerror}).") from None
+        env.check()
         assert env.scheduler is not None
         if len(env.scheduler.executors) != 1:
             raise HarnessError("The scheduler of an earlier case is still there; this is a defect of the harness.")
@@ -262,19 +264,27 @@ class Recorder:
             run.case.disturbed = True
         env = run.case.env
         self._earlier.setdefault(id(env), []).extend(callback.id for callback in run.case.callbacks)
-        _note_deliveries(run, env)
+        runaway = env.supervisor.runaway
+        if runaway:  # whatever else was raised came of it
+            run.trouble, run.not_applicable, run.unsupported, run.scheduler_died = runaway.sentence, "", "", False
+        stopped: dict[str, Any] = {"runaway": runaway.sentence} if runaway and runaway.subject else {}
+        if not runaway:
+            _note_deliveries(run, env)
         run.history.append(
             "end",
             trouble=run.trouble,
             not_applicable=run.not_applicable,
             unsupported=run.unsupported,
             scheduler_died=run.scheduler_died,
-            lost=env.lost() or run.history.lost() or _clock_was_set(env, run),
+            lost="" if stopped else run.trouble if runaway else self._lost(run),
+            **stopped,
         )
         result = self._decide(run, round(time.monotonic() - run.began, 3))
         try:
             self._restore(run, env)
-        except ConformanceError as trouble:
+        except Exception as trouble:
+            if not isinstance(trouble, ConformanceError) and not env.supervisor.runaway:
+                raise
             # The verdict stands, for it was reached before; the next case gets an environment of its own
             env.whole = False
             run.environment_lost = str(trouble)
@@ -282,7 +292,13 @@ class Recorder:
         run.history.close()
         return result
 
+    @staticmethod
+    def _lost(run: CaseRun) -> str:
+        """Why nothing of the case can be held against anybody, in a sentence; empty if it can."""
+        return run.case.env.lost() or run.history.lost() or _clock_was_set(run.case.env, run)
+
     def _restore(self, run: CaseRun, env: Environment) -> None:
+        env.check()
         rows = {callback: run.case.state(callback) for callback in run.case.callbacks}
         gone = {each for each in rows if rows[each] is None and env.history.of("row", callback=each.id)}
         left = [callback for callback, state in rows.items() if state not in TERMINAL and callback not in gone]
@@ -419,6 +435,7 @@ def reproduce_line(module: str, function: str, parameters: str, options: Options
         ("control-plane", options.control_plane, EMULATOR),
         ("worker-start", options.worker_start, "fork"),
         ("patience", options.patience_s, 0.0),
+        ("processes", options.processes, None),
     ):
         if value != default:
             line += f" --conformance-{option} {shlex.quote(str(value))}"

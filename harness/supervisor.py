@@ -12,15 +12,17 @@ import signal
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import psutil
 from executor_conformance.harness import processes
-from executor_conformance.harness.errors import BoundReached, HarnessError
+from executor_conformance.harness.errors import BoundReached, HarnessError, RanAway
 from executor_conformance.harness.guardianship import Guardian
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.processes import FOLDER_VARIABLE, KILLED_BOUND, RUN_VARIABLE
+from executor_conformance.harness.runaway import Budget, Runaway, describe
 
 OWNER_FILE = "owner.json"
 
@@ -101,14 +103,25 @@ class Supervisor:
 
     ``exits`` holds the exit status (as of ``os.waitstatus_to_exitcode``) by pid of each process that the
     guardian reaped: its children and the orphans it adopted. ``changed`` is notified at each change of it.
-    ``lost`` is true once the guardian ended without being asked.
+    ``lost`` is true once the guardian ended without being asked, ``runaway`` tells what exceeded the ``budget``.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        budget: Budget | None = None,
+        nodes: Callable[[], Collection[int]] = tuple,
+        on_runaway: Callable[[Runaway], object] = lambda runaway: None,
+    ) -> None:
         """Start the guardian of ``folder``, which is made if needed.
 
+        :param budget: of all processes together; None: nobody counts them.
+        :param nodes: gives the pids of the processes that are workers.
+        :param on_runaway: called by another thread once the budget is exceeded and everything is stopped.
         :raises HarnessError: the guardian does not start.
         """
+        self.runaway: Runaway | None = None
+        self._nodes, self._on_runaway = nodes, on_runaway
         self.folder = folder.resolve()
         self.logs = self.folder / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -120,7 +133,12 @@ class Supervisor:
         self._harness_pid = os.getpid()
         self._write_owner(None)
         self.guardian = Guardian(
-            self.folder, self.guardian_log, self._forget_exit, self._note_exit, self._kill_leftovers
+            self.folder,
+            self.guardian_log,
+            self._forget_exit,
+            self._note_exit,
+            self._kill_leftovers,
+            self._note_runaway,
         )
         self.guardian_pid = self.guardian.pid
         self.changed = self.guardian.changed
@@ -128,10 +146,20 @@ class Supervisor:
         atexit.register(self._at_exit)
         try:
             self.guardian.ping()
+            if budget is not None:
+                self.guardian.watch(budget.to_dict())
         except HarnessError as error:
             said = self.guardian_log.read_text(errors="replace").strip() if self.guardian_log.exists() else ""
             self.stop(remove=False)
             raise HarnessError(f"The guardian of {self.folder} did not start: {said or error}") from None
+
+    def check(self) -> None:
+        """Go on only while the budget is kept.
+
+        :raises RanAway: it was exceeded, so nothing runs any more.
+        """
+        if self.runaway:
+            raise RanAway(self.runaway.sentence)
 
     @property
     def lost(self) -> bool:
@@ -143,6 +171,7 @@ class Supervisor:
 
         :raises HarnessError: the command cannot be run, or the guardian is gone.
         """
+        self.check()
         if self.lost or self._stopping:
             how = "ended unexpectedly" if self.lost else "was stopped"
             raise HarnessError(f"{name} cannot be started because the guardian of {self.folder} {how}.")
@@ -150,6 +179,7 @@ class Supervisor:
         marks = {RUN_VARIABLE: self.folder.name, FOLDER_VARIABLE: str(self.folder)}
         problem = self.guardian.spawn(process, argv, env | marks, str(cwd), process.log)
         if problem:
+            self.check()
             raise HarnessError(f"{name} did not start: {problem} (command: {' '.join(argv)[:160]}).")
         self.processes.append(process)
         return process
@@ -178,6 +208,12 @@ class Supervisor:
                 self.guardian.stop(remove, self._kill_leftovers)
             if remove:
                 _remove(self.folder)
+
+    def end(self, why: str) -> None:
+        """Kill everything that was started, and start nothing any more; bounded, and harmless if nothing is left."""
+        if os.getpid() == self._harness_pid and not self._stopping:
+            with contextlib.suppress(HarnessError):
+                self.guardian.end(why)
 
     def _at_exit(self) -> None:
         self.stop(remove=True)
@@ -209,6 +245,13 @@ class Supervisor:
 
     def _forget_exit(self, pid: int) -> None:
         self.exits.pop(pid, None)  # of a former process with this pid
+
+    def _note_runaway(self, report: dict[str, Any]) -> str:
+        names = {process.pid: process.name for process in list(self.processes)}
+        runaway = describe(report, names, self._nodes)
+        self._on_runaway(runaway)
+        self.runaway = runaway
+        return runaway.sentence
 
     def _note_exit(self, pid: int, status: int) -> None:
         self.exits[pid] = os.waitstatus_to_exitcode(status)

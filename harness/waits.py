@@ -17,6 +17,7 @@ from executor_conformance.harness.effects import Breakpoint
 from executor_conformance.harness.environment import Environment
 from executor_conformance.harness.errors import BoundReached
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.pressure import Deadline
 from executor_conformance.harness.rest import RestWatch
 from executor_conformance.harness.rules import WireRule
 from executor_conformance.harness.view import TERMINAL
@@ -251,9 +252,10 @@ class Waits:
 
     def until_gone(self, pid: int, what: str) -> None:
         """Wait until a process has ended (a zombie has)."""
-        deadline = time.monotonic() + self.env.settle_s
+        deadline = Deadline(self.env.settle_s)
         while pid in self.env.processes():
-            if time.monotonic() > deadline:
-                raise BoundReached(f"{what} did not end within {self.env.settle_s:g} s.")
+            self.env.check()
+            if deadline.over():
+                raise BoundReached(f"{what} did not end within {deadline}.")
             time.sleep(0.005)
         self.env.observe()

@@ -36,7 +36,7 @@ OF_ONE = frozenset({"HOSTNAME", "AWS_BATCH_JOB_ID", "AWS_BATCH_JOB_ATTEMPT", "AW
 MOST = 2
 """Interpreters at once: each holds about 130 MB."""
 ROOM = 120_000  # bytes; the kernel takes no longer argument
-IMPORT_BOUND = 120.0  # seconds; then it is not waited for, and its commands are executed
+IMPORT_BOUND = 120.0  # seconds of a quiet machine; then it is not waited for, and its commands are executed
 
 _WARM_GUARDIAN = Path(__file__).with_name("warm_guardian.py")
 

@@ -151,6 +151,7 @@ def _chosen(pattern: str) -> list[SuiteCase]:
 @click.option("--control-plane", metavar="NAME", help="Of lambda: emulator, localstack, or a LocalStack's address.")
 @click.option("--worker-start", type=click.Choice(("fork", "exec")), help="Of commands in emulated containers.")
 @click.option("--patience", metavar="SECONDS", type=float, help="Stillness that proves 'stuck', for own timers.")
+@click.option("--processes", metavar="N", type=int, help="Processes of an environment above which it is stopped.")
 @click.option("--expectations", metavar="FILE", help="Known failures, strictly.")
 @click.option("--case", "patterns", metavar="GLOB", multiple=True, help="Only cases like this; can be given again.")
 @click.option("-n", "workers", metavar="WORKERS", type=click.IntRange(1), help="Environments at the same time.")

@@ -73,6 +73,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=0.0,
         help="for how long nothing may move before 'stuck' is proven; for an executor with timers of its own",
     )
+    group.addoption(
+        "--conformance-processes",
+        metavar="N",
+        type=int,
+        help="how many processes an environment may have at once before it is stopped as a runaway (default: far more "
+        "than a sound executor needs)",
+    )
     group.addoption("--conformance-expectations", metavar="FILE", help="known failures, strictly")
     on_demand.add_options(group)
 

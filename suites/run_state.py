@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from executor_conformance.harness.errors import ConformanceError
     from executor_conformance.harness.session import EnvironmentPool, Recorder
 
+LEAST_PROCESSES = 30
 REFUSAL = "conformance_refusal"
 """Key of what a process of pytest-xdist has to say of bad input."""
 
@@ -43,6 +44,7 @@ class ConformanceState:
             control_plane=check_control_plane(option.conformance_control_plane),
             patience_s=option.conformance_patience,
             worker_start=option.conformance_worker_start,
+            processes=check_processes(option.conformance_processes),
         )
         level = option.conformance_level
         self.levels = LEVELS[: LEVELS.index(level) + 1]
@@ -174,6 +176,18 @@ def check_control_plane(value: str) -> str:
             "(http://…)."
         )
     return value.rstrip("/")
+
+
+def check_processes(value: int | None) -> int | None:
+    """The value of ``--conformance-processes``.
+
+    :raises UsageError: no environment could live with so few.
+    """
+    from executor_conformance.harness.errors import UsageError
+
+    if value is not None and value < LEAST_PROCESSES:
+        raise UsageError(f"--conformance-processes is {value}; an environment needs {LEAST_PROCESSES} or more.")
+    return value
 
 
 def check_folder(folder: Path) -> None:

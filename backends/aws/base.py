@@ -61,7 +61,7 @@ class AwsBackend(Backend):
     needs: ClassVar[tuple[str, ...]] = ("moto",)
     """Distributions that the emulator needs beside the provider."""
     stands_alone: ClassVar = True
-    crowd: ClassVar = 10
+    crowd = 10
     victims: ClassVar = frozenset({"child", "supervisor", "unit"})
 
     def __init__(self, site: Site) -> None:

@@ -17,6 +17,7 @@ from executor_conformance.backends.celery.results import READY, Results
 from executor_conformance.harness.backend import OTHER_QUEUE, Backend, Delivery, Options, Variant, installed
 from executor_conformance.harness.errors import BoundReached, HarnessError
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.pressure import Deadline
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.supervisor import ManagedProcess
 
@@ -146,12 +147,12 @@ class CeleryBackend(Backend):
     def wait_ready(self) -> None:
         """The worker says in its log that it is ready."""
         node = self._nodes[-1]
-        deadline = time.monotonic() + LIMITS.worker_start
+        deadline = Deadline(LIMITS.worker_start)
         while " ready." not in node.log.read_text("utf-8", "replace"):
             if not node.alive:
                 raise HarnessError(f"The celery worker ended at its start: {node.log_tail(5)}")
-            if time.monotonic() > deadline:
-                raise BoundReached(f"The celery worker was not ready within {LIMITS.worker_start:g} s.")
+            if deadline.over():
+                raise BoundReached(f"The celery worker was not ready within {deadline}.")
             time.sleep(0.05)
 
     def nodes(self) -> list[ManagedProcess]:

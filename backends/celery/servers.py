@@ -24,9 +24,10 @@ from executor_conformance.backends.celery.relay import (
 )
 from executor_conformance.backends.celery.requests import READERS
 from executor_conformance.harness.api_server import free_port
-from executor_conformance.harness.errors import EnvironmentUnavailable, HarnessError, UsageError
+from executor_conformance.harness.errors import BoundReached, EnvironmentUnavailable, HarnessError, UsageError
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.peers import LOOPBACK
+from executor_conformance.harness.pressure import Deadline
 
 if TYPE_CHECKING:
     from executor_conformance.harness.supervisor import ManagedProcess, Supervisor
@@ -222,7 +223,7 @@ class LocalServer(ServerBroker):
                 "HOME": str(self.folder),
             }
         self._process = process = self.supervisor.spawn(BINARIES[self.scheme], argv, env, self.folder)
-        deadline = time.monotonic() + LIMITS.worker_start
+        deadline = Deadline(LIMITS.worker_start)
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
@@ -230,10 +231,8 @@ class LocalServer(ServerBroker):
             except OSError:
                 if not process.alive:
                     raise HarnessError(f"{BINARIES[self.scheme]} ended at its start: {process.log_tail(3)}") from None
-                if time.monotonic() > deadline:
-                    raise HarnessError(
-                        f"{BINARIES[self.scheme]} does not listen after {LIMITS.worker_start:g} s."
-                    ) from None
+                if deadline.over():
+                    raise BoundReached(f"{BINARIES[self.scheme]} did not listen within {deadline}.") from None
                 time.sleep(0.05)
 
     def lost(self) -> str:
@@ -263,13 +262,26 @@ class ContainerBroker(ServerBroker):
             address = f"{self._container.get_container_host_ip()}:{self._container.get_exposed_port(port)}"
             self.url = f"{self.scheme}://{user}{address}/{'0' if self.scheme == 'redis' else '/'}"
             with Connection(self.url) as connection:
-                connection.ensure_connection(timeout=LIMITS.worker_start, interval_start=0.1, interval_max=0.5)
+                self._await(connection)
         except Exception as error:
             self.stop()
             raise EnvironmentUnavailable(
                 f"A {self.scheme} container could not be started ({str(error)[:200]}); "
                 "give the broker's address with --conformance-broker instead."
             ) from None
+
+    @staticmethod
+    def _await(connection: Any) -> None:
+        from kombu.exceptions import OperationalError
+
+        deadline = Deadline(LIMITS.worker_start)
+        while True:
+            try:
+                connection.ensure_connection(timeout=deadline.slice_s(), interval_start=0.1, interval_max=0.5)
+                return
+            except OperationalError as error:
+                if deadline.over():
+                    raise BoundReached(f"it let nobody in within {deadline}: {error}") from None
 
     def stop(self) -> None:
         """Stop the relay, and remove the container."""

@@ -44,7 +44,7 @@ class KubernetesBackend(Backend):
         ),
     )
     stands_alone: ClassVar = True
-    crowd: ClassVar = 10
+    crowd = 10
     faults: ClassVar[Mapping[str, Sequence[str]]] = {point: tuple(ways) for point, ways in FAULTS.items()}
     further: ClassVar = FURTHER
     unreachable: ClassVar = {"redelivery": "The containers of a pod whose restartPolicy is Never are started once."}

@@ -133,7 +133,8 @@ class KindCluster(ExistingCluster):
             super().stop()
             return
         self._own = False
-        run(["kind", "delete", "cluster", "--name", self.name, "--kubeconfig", str(self.kubeconfig)], CREATE_S)
+        gone = ["kind", "delete", "cluster", "--name", self.name, "--kubeconfig", str(self.kubeconfig)]
+        run(gone, CREATE_S, always=True)
 
 
 def _cluster_of(kubeconfig: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
+from executor_conformance.harness.history import Event
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.view import TASK_ENDED, TERMINAL, HistoryView, line
 
@@ -113,9 +114,32 @@ def slot_is_free_after_the_end(view: HistoryView) -> Found:
     return Kept()
 
 
+def _told(runaway: Event) -> str:
+    amounts = {"processes": "processes", "memory": "MB of memory", "descriptors": "descriptors in one process"}
+    had = runaway["memory_mb" if runaway["what"] == "memory" else runaway["what"]]
+    return (
+        f"The environment had {had} {amounts[runaway['what']]}, most of it in '{runaway['part']}', and was stopped: "
+        f"a sound executor is far below {runaway['limit']}"
+    )
+
+
+def _grew(runaway: Event) -> tuple[str, ...]:
+    lines = [line(runaway, "what", "limit", "processes", "memory_mb", "descriptors", "part")]
+    lines += [f"pid {each['pid']} ({each['title']}) had {each['children']} children" for each in runaway["parents"][:2]]
+    largest = [{name: value for name, value in each.items() if name != "title"} for each in runaway["largest"][:2]]
+    lines += [f"{each} ({told['title']})" for each, told in zip(largest, runaway["largest"], strict=False)]
+    for each in runaway["growth"][-4:]:
+        amounts = f"{each['processes']} processes, {each['memory_mb']} MB, {each['descriptors']} descriptors"
+        lines.append(f"{each['before_s']:.2f} s before: {amounts}")
+    return tuple(lines)
+
+
 @decides("ROUTE-4")
 def never_more_than_parallelism(view: HistoryView) -> Found:
-    """Neither ``running`` nor the callables at work ever exceed ``parallelism``."""
+    """Neither ``running`` nor the callables at work ever exceed ``parallelism``, and what they take has an end."""
+    for runaway in view.of("runaway"):
+        if runaway["subject"]:
+            return Broken(_told(runaway), _grew(runaway))
     limit = view.header.get("parallelism")
     if not limit or not view.of("note", what="burst"):
         return Undecided("this case does not fill the executor")

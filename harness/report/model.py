@@ -22,7 +22,7 @@ FORMAT_VERSION = 1
 
 ClauseResult = dict[str, Any]
 """``verdict`` and ``reason`` (strings), ``evidence`` (list of strings); if listed also ``listed``,
-``review`` and ``link``."""
+``review`` and ``link``; ``runaway`` if the subject was stopped because of it."""
 
 Counts = dict[str, int]
 """Number of decisions by verdict, worst first; a decision is one clause in one case."""
@@ -253,6 +253,8 @@ def clause_results(decisions: Iterable[Decision]) -> dict[str, ClauseResult]:
             "reason": decision.reason,
             "evidence": [str(line) for line in decision.evidence],
         }
+        if decision.data.get("runaway"):
+            result["runaway"] = True
         if decision.data.get("listed"):
             result["listed"] = True
             result.update({name: str(decision.data[name]) for name in ("review", "link") if decision.data.get(name)})

@@ -24,7 +24,8 @@ def control_failures(cases: Iterable[CaseResult]) -> dict[str, str]:
 def apply_control_group(cases: Iterable[CaseResult]) -> list[CaseResult]:
     """The cases with every ``fail`` of a subject whose control group did not pass turned into ``error``.
 
-    The control clause itself keeps its verdict: it is the one thing that was shown. Applying twice changes nothing.
+    The control clause itself keeps its verdict: it is the one thing that was shown. So does the clause for which a
+    subject was stopped: that it took all it could needs no plain task beside it. Applying twice changes nothing.
     """
     cases = list(cases)
     failed = control_failures(cases)
@@ -36,13 +37,14 @@ def excused(case: CaseResult, why: str) -> CaseResult:
     reason = f"the control group failed: {why}"
     clauses = {
         clause: {**result, "verdict": Verdict.ERROR.value, "reason": reason}
-        if result["verdict"] == Verdict.FAIL and clause != CONTROL_CLAUSE
+        if result["verdict"] == Verdict.FAIL and clause != CONTROL_CLAUSE and not result.get("runaway")
         else result
         for clause, result in case.clauses.items()
     }
     if CONTROL_CLAUSE in clauses:
         return replace(case, clauses=clauses)
-    if clauses == case.clauses and case.verdict is not Verdict.FAIL:
+    shown = any(result["verdict"] == Verdict.FAIL for result in clauses.values())
+    if clauses == case.clauses and (case.verdict is not Verdict.FAIL or shown):
         return case
     verdict = case_verdict(clauses) if clauses != case.clauses else Verdict.ERROR
     return replace(case, clauses=clauses, verdict=verdict, reason=reason)

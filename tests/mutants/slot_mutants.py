@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import resource
 from typing import Any
 
 from airflow.executors.local_executor import LocalExecutor
@@ -60,3 +62,23 @@ class RunsTwiceAsMany(CountsNoCallback):
 
     def _spawn_workers_with_gc_freeze(self, spawn_number: int) -> None:
         super()._spawn_workers_with_gc_freeze(2 * spawn_number)
+
+
+class StartsWorkersWithoutEnd(Mutant):
+    """ROUTE-4: it raises its own `parallelism` at each heartbeat, and starts as many workers."""
+
+    def heartbeat(self) -> None:
+        self.parallelism += 25
+        self._spawn_workers_with_gc_freeze(25)
+        super().heartbeat()
+
+
+class LeaksDescriptorsWithoutEnd(Mutant):
+    """ROUTE-4: it opens files at each heartbeat and closes none; it stops where it would die of its own limit."""
+
+    def heartbeat(self) -> None:
+        most = min(4500, int(0.85 * resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+        now = len(os.listdir("/proc/self/fd"))
+        for _ in range(min(most // 8, most - now)):
+            os.open(os.devnull, os.O_RDONLY)
+        super().heartbeat()

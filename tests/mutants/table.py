@@ -143,6 +143,9 @@ MUTANTS = (
     _slots("TasksFirst", "ROUTE-2", "contention", mended=True),
     _slots("NeverFreesTheSlot", "ROUTE-3", "kwargs"),
     _slots("RunsTwiceAsMany", "ROUTE-4", "burst"),
+    # Everything is stopped, and the next mutant has a new environment; the clause is asked whatever the case is about
+    _slots("StartsWorkersWithoutEnd", "ROUTE-4", "success"),
+    _slots("LeaksDescriptorsWithoutEnd", "ROUTE-4", "burst"),
     _celery("IgnoresTheConfiguredQueue", "ROUTE-5", "queue", also=("success",)),
     _celery("InventsAQueue", "ROUTE-5", "queue"),
     _local("ReportsAStranger", "ROUTE-6", "kwargs"),

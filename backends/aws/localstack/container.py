@@ -16,6 +16,7 @@ from executor_conformance.backends.aws.localstack.process import REGION, RUNTIME
 from executor_conformance.backends.emulation import Way
 from executor_conformance.harness.backend import LOCALSTACK, Options, Site, installed
 from executor_conformance.harness.errors import HarnessError, UsageError
+from executor_conformance.harness.pressure import Deadline
 
 ACCOUNT = "000000000000"
 FUNCTION_TIMEOUT_S = 120
@@ -134,14 +135,14 @@ class LocalStackContainer(LambdaAccount):
         except Exception as error:
             raise HarnessError(f"LocalStack's container could not be started: {str(error)[:300]}") from None
         self.file = AccountFile("", ACCOUNT, REGION, {"function_name": ""}, endpoint_url=url, settle_s=SETTLE_S)
-        deadline = time.monotonic() + START_S
+        deadline = Deadline(START_S)
         while True:
             try:
                 health(url)
                 return
             except (OSError, ValueError):
-                if time.monotonic() > deadline or self._stopped:
-                    raise HarnessError(f"LocalStack's container did not answer within {START_S} s.") from None
+                if deadline.over() or self._stopped:
+                    raise HarnessError(f"LocalStack's container did not answer within {deadline}.") from None
                 time.sleep(0.2)
 
     def define(self, settings: dict[str, str], image: str = "") -> None:

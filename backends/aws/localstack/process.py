@@ -24,6 +24,7 @@ from executor_conformance.harness import processes as host
 from executor_conformance.harness.backend import Options, Site, installed
 from executor_conformance.harness.errors import BoundReached, EnvironmentUnavailable, HarnessError
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.pressure import Deadline
 from executor_conformance.harness.processes import ProcessInfo
 from executor_conformance.harness.supervisor import ManagedProcess
 
@@ -130,7 +131,7 @@ class LocalStackProcess(AwsSubstrate):
 
     def _wait(self) -> None:
         assert self._process is not None
-        deadline = time.monotonic() + LIMITS.worker_start
+        deadline = Deadline(LIMITS.worker_start)
         while True:
             try:
                 with urllib.request.urlopen(f"{self.url}/_localstack/health", timeout=5) as answer:
@@ -140,8 +141,8 @@ class LocalStackProcess(AwsSubstrate):
                 pass  # not listening yet
             if not self._process.alive:
                 raise HarnessError(f"LocalStack ended at its start: {self._process.log_tail(5)}")
-            if time.monotonic() > deadline:
-                raise BoundReached(f"LocalStack was not ready within {LIMITS.worker_start:g} s.")
+            if deadline.over():
+                raise BoundReached(f"LocalStack was not ready within {deadline}.")
             time.sleep(0.05)
 
     def client(self, service: str) -> Any:
