@@ -28,8 +28,11 @@ SYNC_PARALLELISM = 2
 
 The default is a CPU less than the machine has, so on two the pool would never run.
 """
-OPERATION_TIMEOUT_S, PUBLISH_RETRIES = 1.0, 3
-"""``[celery] operation_timeout`` and ``task_publish_max_retries``, both by default: a publish that hangs."""
+OPERATION_TIMEOUT_S, PUBLISH_RETRIES = 3.0, 3
+"""``[celery] operation_timeout``, 1 s by default, and ``task_publish_max_retries``, the default.
+
+A publish that is only slow, on a loaded machine, would be repeated, which is what a fault is to bring about.
+"""
 LOST_WAIT_S = 2.0
 """Celery's ``worker_lost_wait``, 10 s by default."""
 REDELIVERY_S = 10.0
