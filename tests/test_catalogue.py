@@ -9,7 +9,7 @@ import pytest
 from executor_conformance.harness.catalogue import Catalogue, load_catalogue
 from executor_conformance.harness.errors import UsageError
 
-SIZES = {"DECL": 7, "ROUTE": 8, "RUN": 12, "FAIL": 5, "CRASH": 9, "STATE": 5, "TOKEN": 10, "TASK": 2}
+SIZES = {"DECL": 8, "ROUTE": 11, "RUN": 13, "FAIL": 5, "CRASH": 11, "STATE": 5, "TOKEN": 11, "TASK": 3}
 POINTS = [
     "submit-refused",
     "accepted-lost",
@@ -17,9 +17,13 @@ POINTS = [
     "before-claim",
     "claim-unreachable",
     "claim-error",
+    "start-error",
+    "request-error",
+    "row-deleted",
     "claim-response-lost",
     "after-claim",
     "during",
+    "token-expired",
     "after-effect",
     "end-response-lost",
     "report-lost",
@@ -106,19 +110,20 @@ def test_fault_points_editions_and_changes(contract: Catalogue) -> None:
 
 
 def test_the_invariants_are_those_of_the_contract(contract: Catalogue) -> None:
-    expected = {"CRASH-3", "CRASH-4", "FAIL-5", "ROUTE-3", "ROUTE-6", "STATE-3", "STATE-5", "TOKEN-5"}
+    expected = {"FAIL-5", "ROUTE-3", "ROUTE-6", "ROUTE-7", "STATE-3", "STATE-5", "TOKEN-5"}
+    expected |= {f"CRASH-{n}" for n in (1, 3, 4, 10)}
     assert {clause.id for clause in contract.invariants} == expected
 
 
 def test_core_owns_what_only_core_can_fix(contract: Catalogue) -> None:
     expected = {"DECL-2", "RUN-10", "RUN-11"} | {f"STATE-{n}" for n in (1, 2, 4, 5)}
-    expected |= {f"TOKEN-{n}" for n in (1, 2, 3, 4, 6, 7, 10)}
+    expected |= {f"TOKEN-{n}" for n in (1, 2, 3, 4, 6, 7, 10, 11)}
     assert {clause.id for clause in contract.clauses if clause.owner == "core"} == expected
 
 
 def test_the_extended_clauses_are_those_of_the_contract(contract: Catalogue) -> None:
-    expected = ["DECL-7", "ROUTE-5", "ROUTE-7", "RUN-8", "RUN-9", "FAIL-4", "CRASH-7", "CRASH-8", "CRASH-9"]
-    expected += ["TOKEN-7", "TOKEN-8", "TASK-2"]
+    expected = ["DECL-7", "ROUTE-5", "ROUTE-7", "ROUTE-11", "RUN-8", "RUN-9", "RUN-13", "FAIL-4"]
+    expected += ["CRASH-7", "CRASH-8", "CRASH-9", "CRASH-10", "TOKEN-7", "TOKEN-8", "TOKEN-11", "TASK-2"]
     assert [clause.id for clause in contract.clauses if clause.level == "extended"] == expected
     assert {clause.level for clause in contract.clauses} == {"core", "extended"}
 
