@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 from executor_conformance.harness.catalogue import Catalogue
 from executor_conformance.harness.errors import UsageError
 from executor_conformance.harness.verdicts import Decision, Verdict
-from executor_conformance.harness.versions import UNBOUNDED, Bounds, Circumstances, line_of, read_bounds
+from executor_conformance.harness.versions import BROKERS, UNBOUNDED, Bounds, Circumstances, line_of, read_bounds
 
 ON_DEMAND = ("sweep.", "sequences.")
 """How the ids of cases begin that run only when they are asked for."""
-_KEYS = ("subject", "clause", "case", "database", "versions", "reason", "finding", "link", "review")
+_KEYS = ("subject", "clause", "case", "database", "broker", "versions", "reason", "finding", "link", "review")
 DATABASES = ("sqlite", "postgres")
 _FAILED = frozenset({Verdict.FAIL, Verdict.KNOWN, Verdict.FINDING})
 
@@ -51,6 +51,8 @@ class Entry:
     case: str = "*"
     database: str = ""
     """The kind of database that it is about, of :data:`DATABASES`; empty: any."""
+    broker: str = ""
+    """The kind of broker that it is about, of :data:`BROKERS`; empty: any."""
     versions: Bounds = UNBOUNDED
     """The versions that it is about."""
     link: str = ""
@@ -63,7 +65,8 @@ class Entry:
 
     def holds(self, run: Circumstances) -> bool:
         """Tell if it is about a run; one that is not neither excuses a failure nor can be wrong for the run."""
-        return self.database in ("", database_kind(run.database)) and self.versions.admit(run.versions)
+        here = self.database in ("", database_kind(run.database)) and self.broker in ("", run.broker)
+        return here and self.versions.admit(run.versions)
 
     @property
     def on_demand(self) -> bool:
@@ -96,6 +99,8 @@ class Expectations:
     matches: list[tuple[int, Cell]] = field(default_factory=list)
     digest: str = ""
     """SHA-256 of the file as it was read."""
+    inherited: bool = False
+    """The entries are about the executors that the subject is made from; nothing of them can be wrong for its run."""
     stands_for: Path | None = None
     """The file that there is not yet, where the entries are of an older line; what passes now is no problem then."""
 
@@ -103,11 +108,15 @@ class Expectations:
         """Return those that hold for a run."""
         return replace(self, entries=tuple(entry for entry in self.entries if entry.holds(run)))
 
-    def apply(self, subject: str, case: str, decisions: Iterable[Decision]) -> list[Decision]:
-        """The decisions with listed failures turned into ``known`` and listed findings marked ``listed``."""
-        return [self._applied(subject, case, decision) for decision in decisions]
+    def apply(self, subject: str, case: str, decisions: Iterable[Decision], parent: str = "") -> list[Decision]:
+        """The decisions with listed failures turned into ``known`` and listed findings marked ``listed``.
 
-    def _applied(self, subject: str, case: str, decision: Decision) -> Decision:
+        :param subject: the label that the entries name: of the subject, or of the executor that it is made from.
+        :param parent: import path of the executor that it is made from, where the entries are inherited.
+        """
+        return [self._applied(subject, case, decision, parent) for decision in decisions]
+
+    def _applied(self, subject: str, case: str, decision: Decision, parent: str) -> Decision:
         if decision.verdict not in (Verdict.FAIL, Verdict.FINDING):
             return decision
         listing = [entry for entry in self.entries if entry.matches(subject, case, decision.clause)]
@@ -117,11 +126,14 @@ class Expectations:
         self.matches.extend((entry.number, cell) for entry in listing)
         entry = listing[0]
         data = {**decision.data, "listed": True, "review": entry.review.isoformat()}
+        if parent:
+            data["inherited"] = parent
         if entry.link:
             data["link"] = entry.link
         if decision.verdict is Verdict.FINDING:
             return replace(decision, data=data)
         reason = f"{entry.reason}: {decision.reason}" if decision.reason else entry.reason
+        reason = f"inherited from {parent.rpartition('.')[2]}: {reason}" if parent else reason
         return replace(decision, verdict=Verdict.KNOWN, reason=reason, data=data)
 
     def problems(self, results: Iterable[tuple[str, str, str, str]], *, complete: bool) -> list[str]:
@@ -131,7 +143,7 @@ class Expectations:
         were, before or after :meth:`apply`. ``complete`` says that everything was run that the entries could
         speak of; without it, an entry that matches nothing is no problem.
         """
-        if self.path is None:
+        if self.path is None or self.inherited:
             return []
         cells = [Cell(*result) for result in results]
         found = [problem for entry in self.entries for problem in self._of_entry(entry, cells, complete)]
@@ -236,7 +248,8 @@ def _entry(path: Path, catalogue: Catalogue, number: int, entry: Mapping[str, An
         clauses=tuple(clauses),
         case=entry.get("case", "*"),
         reason=entry["reason"].strip().rstrip("."),
-        database=_database(where, entry.get("database", "")),
+        database=_one_of(where, "database", entry.get("database", ""), DATABASES),
+        broker=_one_of(where, "broker", entry.get("broker", ""), BROKERS),
         versions=read_bounds(where, entry["versions"]) if "versions" in entry else UNBOUNDED,
         link=entry.get("link", ""),
         findings=tuple(_ids(where, entry, "finding")) if "finding" in entry else (),
@@ -244,9 +257,9 @@ def _entry(path: Path, catalogue: Catalogue, number: int, entry: Mapping[str, An
     )
 
 
-def _database(where: str, value: object) -> str:
-    if value not in ("", *DATABASES):
-        raise UsageError(f"{where} has the database {value!r}; give {' or '.join(DATABASES)}, or leave it out.")
+def _one_of(where: str, key: str, value: object, known: tuple[str, ...]) -> str:
+    if value not in ("", *known):
+        raise UsageError(f"{where} has the {key} {value!r}; give {' or '.join(known)}, or leave it out.")
     return str(value)
 
 

@@ -27,7 +27,7 @@ from executor_conformance.harness.history import Clock, History
 from executor_conformance.harness.report.model import CaseResult, SubjectInfo, case_verdict, clause_results
 from executor_conformance.harness.report.outcome import control_failures, excused
 from executor_conformance.harness.settings import PARALLELISM
-from executor_conformance.harness.versions import Circumstances, versions_of
+from executor_conformance.harness.versions import Circumstances, broker_kind, versions_of
 from executor_conformance.harness.view import TERMINAL, WAITING
 
 GROUP = "executor_conformance.backends"
@@ -322,7 +322,11 @@ class Recorder:
     def _decide(self, run: CaseRun, duration_s: float) -> CaseResult:
         spec = run.spec
         decisions = decide(run.history, self._asked(spec), self.catalogue)
-        decisions = self.expectations.apply(run.subject.label, spec.id, decisions)
+        parent = parent_of(run.subject, run.case.env) if self.expectations.inherited else ""
+        label = run.subject.label
+        if self.expectations.inherited:  # what is listed for every executor is core's
+            label = run.subject.variant.label if parent else ""
+        decisions = self.expectations.apply(label, spec.id, decisions, parent)
         results = clause_results(decisions)
         verdict = case_verdict(results)
         telling = [d.reason for d in decisions if d.verdict is verdict and d.reason]
@@ -363,6 +367,13 @@ class CaseRun:
     scheduler_died: bool = False
     environment_lost: str = ""
     """Why the environment could not be used again afterwards, which costs time and no verdict."""
+
+
+def parent_of(subject: Subject, env: Environment) -> str:
+    """Return the executor of the subject's environment if the user's own is made from it; else ''."""
+    parent = subject.variant.executor or subject.backend.executor
+    bases = env.scheduler.executors[0].get("bases", ()) if env.scheduler else ()
+    return parent if parent in bases and parent != env.executor else ""
 
 
 def _note_deliveries(run: CaseRun, env: Environment) -> None:
@@ -414,9 +425,9 @@ def providers() -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def circumstances(database: str) -> Circumstances:
-    """Return those of a run in this Python environment, on a database that is named as in an option."""
-    return Circumstances(database, versions_of(airflow_version(), providers()))
+def circumstances(database: str, broker: str | None = None) -> Circumstances:
+    """Return those of a run in this Python environment, on a database and with a broker named as in options."""
+    return Circumstances(database, versions_of(airflow_version(), providers()), broker_kind(broker))
 
 
 def reproduce_line(module: str, function: str, parameters: str, options: Options, subject: Subject) -> str:

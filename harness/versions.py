@@ -18,6 +18,18 @@ NAMES = (CORE, "task-sdk", "amazon", "celery", "cncf-kubernetes", "edge3")
 EXAMPLE = 'versions = { core = ">=3.4.0b1,<3.4.1", edge3 = "<5.1.1" }'
 
 
+FILESYSTEM = "filesystem"
+BROKERS = (FILESYSTEM, "redis", "rabbitmq")
+"""Kinds of brokers that an expectation may be about."""
+_SCHEMES = {"rediss": "redis", "amqp": "rabbitmq", "amqps": "rabbitmq", "pyamqp": "rabbitmq"}
+
+
+def broker_kind(broker: str | None) -> str:
+    """Return the one of :data:`BROKERS` that an option names, by name or by the scheme of an address."""
+    name = (broker or FILESYSTEM).partition("://")[0].lower()
+    return _SCHEMES.get(name, name)
+
+
 @dataclass(frozen=True)
 class Circumstances:
     """What an expectation may depend on in a run.
@@ -28,6 +40,8 @@ class Circumstances:
 
     database: str
     versions: Mapping[str, str]
+    broker: str = FILESYSTEM
+    """The kind of Celery's broker: one of :data:`BROKERS`, or the scheme of its address."""
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ class Collected:
         from executor_conformance.harness.report.model import CaseResult, Report, RunInfo, SubjectInfo
         from executor_conformance.harness.report.outcome import apply_control_group
         from executor_conformance.harness.session import providers
+        from executor_conformance.harness.versions import broker_kind
         from executor_conformance.suites.on_demand import demanded, explorations
 
         state, option = self.state, session.config.option
@@ -105,6 +106,7 @@ class Collected:
             started=state.started.isoformat(timespec="seconds").replace("+00:00", "Z"),
             duration_s=round(time.monotonic() - state.began, 1),
             command=shlex.join([_program(), *sys.argv[1:]]),
+            broker=broker_kind(state.options.broker),
         )
         problems = state.expectations.problems(cells, complete=complete)
         found = explorations(session.config, cases)

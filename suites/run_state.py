@@ -6,6 +6,8 @@ import contextlib
 import datetime as dt
 import tempfile
 import time
+from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -77,10 +79,13 @@ class ConformanceState:
         from executor_conformance.harness.session import circumstances
         from executor_conformance.harness.versions import CORE
 
-        run = circumstances(self.options.database)
+        run = circumstances(self.options.database, self.options.broker)
         if given:
             loaded = load_expectations(Path(given), self.catalogue)
-        elif self.options.executor or not (folder := _own_expectations(self.config)):
+        elif self.options.executor:
+            known = load_for_line(packaged_expectations(), run.versions[CORE], self.catalogue)
+            return replace(known.of(run), inherited=True)
+        elif not (folder := _own_expectations(self.config)):
             return Expectations()
         else:
             loaded = load_for_line(folder, run.versions[CORE], self.catalogue)
@@ -133,6 +138,11 @@ def _own_expectations(config: pytest.Config) -> Path | None:
     roots = (config.rootpath, config.invocation_params.dir)
     marks = (Path("suites", "contract.toml"), Path("expectations"))  # an installed package has the first as well
     return next((root / "expectations" for root in roots if all((root / mark).exists() for mark in marks)), None)
+
+
+def packaged_expectations() -> Path:
+    """Return the folder of the known failures of released executors, which the package brings."""
+    return Path(str(resources.files("executor_conformance.expectations")))
 
 
 def check_airflow() -> None:

@@ -103,6 +103,12 @@ def _same_thing(parts: Sequence[Part]) -> None:
                 f"The parts are not of the same database: {first.path} has {one_line(here)}, "
                 f"{part.path} has {one_line(there)}; merge each by itself."
             )
+        here, there = first.report.run.broker, part.report.run.broker
+        if here != there:
+            raise UsageError(
+                f"The parts are not of the same broker: {first.path} has {one_line(here)}, "
+                f"{part.path} has {one_line(there)}; merge each by itself."
+            )
 
 
 def _same_versions(parts: Sequence[Part]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from executor_conformance.harness.catalogue import load_catalogue
 from executor_conformance.harness.verdicts import DECIDED, SEVERITY, Decision, Verdict, worst
-from executor_conformance.harness.versions import Circumstances, versions_of
+from executor_conformance.harness.versions import FILESYSTEM, Circumstances, versions_of
 
 FORMAT = "executor-conformance/report"
 FORMAT_VERSION = 1
@@ -92,11 +92,12 @@ class RunInfo:
     duration_s: float
     command: str
     providers: dict[str, str] = field(default_factory=dict)
+    broker: str = FILESYSTEM
 
     @property
     def circumstances(self) -> Circumstances:
         """What an expectation may depend on."""
-        return Circumstances(self.database, versions_of(self.airflow_version, self.providers))
+        return Circumstances(self.database, versions_of(self.airflow_version, self.providers), self.broker)
 
 
 @dataclass
