@@ -11,7 +11,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,7 +29,7 @@ from executor_conformance.harness.history import Clock, History
 from executor_conformance.harness.journal import Journal
 from executor_conformance.harness.limits import LIMITS
 from executor_conformance.harness.machine import crowd_of_this_machine
-from executor_conformance.harness.pressure import overloaded
+from executor_conformance.harness.pressure import Deadline, overloaded
 from executor_conformance.harness.processes import ProcessInfo, ProcessWatcher, kill_frozen
 from executor_conformance.harness.rules import keyed_fingerprint
 from executor_conformance.harness.runaway import Budget, Runaway
@@ -37,6 +37,20 @@ from executor_conformance.harness.scheduler import FROM_OUTSIDE, SchedulerHandle
 from executor_conformance.harness.settings import base_environ
 from executor_conformance.harness.supervisor import ManagedProcess, Supervisor
 from executor_conformance.harness.wire import WireRecorder
+
+
+def all_at_once(*steps: Callable[[], object]) -> None:
+    """Carry out what ends something, and return when all is done; that one fails keeps no other from it."""
+
+    def carry_out(step: Callable[[], object]) -> None:
+        with contextlib.suppress(Exception):
+            step()
+
+    threads = [threading.Thread(target=carry_out, args=[step], daemon=True) for step in steps]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 class Environment:
@@ -225,8 +239,8 @@ class Environment:
         pid = self.scheduler.pid
         tree = kill_frozen(pid)  # while the channel is open: a scheduler that ends by itself leaves its workers behind
         self.scheduler.close()
-        deadline = time.monotonic() + LIMITS.stop_grace
-        while time.monotonic() < deadline and any(p in self.watcher.snapshot() for p in tree):
+        deadline = Deadline(LIMITS.stop_grace)
+        while self.watcher.snapshot().keys() & set(tree) and not deadline.over():
             time.sleep(0.005)
         self.scheduler = None
         self.sink("scheduler", what="stopped", pid=pid)
@@ -365,25 +379,28 @@ class Environment:
         return found
 
     def stop(self) -> None:
-        """Stop and remove everything; safe to call twice and after a failed start."""
+        """Stop and remove everything; safe to call twice, during a start and after a failed one."""
         with self._lock:
-            for recorder in self.site.recorders.values():
-                recorder.stop()
-            if hasattr(self, "effects"):
-                self.effects.stop()
-            with contextlib.suppress(Exception):
-                self.backend.stop()
+            self._end_subject()
             if self.scheduler:
                 self.scheduler.close()
             if self.zygote:
                 self.zygote.close()
             if hasattr(self, "journal"):
                 self.journal.close()
+            parts: list[Any] = [*self.site.recorders.values(), getattr(self, "effects", None), self.backend]
+            steps = [part.stop for part in parts if part is not None]
             if hasattr(self, "database"):
-                with contextlib.suppress(Exception):
-                    self.database.drop()
+                steps.append(self.database.drop)
+            all_at_once(*steps)
             self.supervisor.stop(remove=True)
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _end_subject(self) -> None:
+        """Kill the schedulers with all that they started: what else is to be stopped needs the CPU for it."""
+        mains = [self.zygote.process if self.zygote else None, self.plain_scheduler]
+        if pids := [process.pid for process in mains if process is not None and process.alive]:
+            kill_frozen(*pids)
 
     # -- observing ----------------------------------------------------------------------------------------
 

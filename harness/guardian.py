@@ -32,6 +32,7 @@ from typing import Any, NoReturn
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 KILL_BOUND = 5.0  # seconds; only a process in uninterruptible sleep lasts this long
+PAUSE_S, LONGEST_PAUSE_S = 0.002, 0.05  # between two looks at what is being killed
 LOOK_S = 0.25  # between two looks at the budget; one costs less than a millisecond
 TOLD_S = 3.0  # after which stopped processes are killed without a word of the harness: they hold memory
 NICE = -10  # of a guardian that watches: a machine that a runaway has loaded must not keep it from acting
@@ -140,17 +141,21 @@ class Guardian:
         """SIGKILL all descendants until none is left; return how many there were."""
         seen: set[tuple[int, int]] = set()
         end = time.monotonic() + KILL_BOUND
+        pause = PAUSE_S
         while True:
             self.reap()
             left = descendants(self.pid)
             if not left or time.monotonic() > end:
                 return len(seen)
+            known = len(seen)
             for pid, (state, started) in left.items():
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
                 if state != "Z":
                     seen.add((pid, started))
-            time.sleep(0.002)
+            # A look at everything costs CPU, which those that end need
+            pause = PAUSE_S if len(seen) > known else min(2 * pause, LONGEST_PAUSE_S)
+            time.sleep(pause)
 
     def spawn(self, request: dict[str, Any]) -> dict[str, Any]:
         """Start a child in a session of its own; the answer without the id."""

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Last resorts: a wait normally ends on an event or on quiescence, well before its bound."""
+    """Last resorts: a wait normally ends on an event or on quiescence, well before its bound.
+
+    Bounds on starts, imports, commands and the ends of processes are those of a quiet machine, and up to three times as
+    long under pressure (``pressure.Deadline``). So is that on a step of the scheduler: on a machine without CPU left a
+    step that takes long is nobody's failure. Waits for callbacks (``settle``, ``crowd``) go by what moves instead, see
+    ``rest.py``. ``stop_grace`` is longer only where a killed process is waited for: what does not end by SIGTERM is
+    killed, and Ctrl-C must not wait for it.
+    """
 
     api_server_start: float = 120.0  # imports of all apps take 8 s on a quiet machine
     scheduler_start: float = 120.0

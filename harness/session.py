@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import os
 import platform
@@ -15,12 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from executor_conformance.harness import programs
 from executor_conformance.harness.backend import EMULATOR, Backend, Options, Variant
 from executor_conformance.harness.case import Case, DoesNotSupport, NotApplicable
 from executor_conformance.harness.catalogue import Catalogue
 from executor_conformance.harness.checker import decide
 from executor_conformance.harness.database import airflow_version
-from executor_conformance.harness.environment import Environment
+from executor_conformance.harness.environment import Environment, all_at_once
 from executor_conformance.harness.errors import ConformanceError, HarnessError, SchedulerDied, UsageError
 from executor_conformance.harness.expectations import Expectations
 from executor_conformance.harness.history import Clock, History
@@ -32,6 +34,8 @@ from executor_conformance.harness.view import TERMINAL, WAITING
 
 GROUP = "executor_conformance.backends"
 LEVELS = ("core", "extended", "provisional")
+START_ENDS_S = 3.0
+"""Seconds in which the start of an environment notices that everything was stopped."""
 
 
 def backends() -> dict[str, type[Backend]]:
@@ -143,6 +147,8 @@ class EnvironmentPool:
                 folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-{key}-", dir=self.root))
                 environment = Environment(subject.backend, subject.options, subject.variant, folder, self.clock)
                 self._environments[key] = environment
+                if self._closed:  # meanwhile, by Ctrl-C
+                    environment.stop()
                 environment.start()
             except BaseException as error:
                 self._environments.pop(key, None)
@@ -180,12 +186,14 @@ class EnvironmentPool:
             environment.stop()
 
     def close(self) -> None:
-        """Stop everything."""
+        """Stop everything, all environments at once; those that are still starting too."""
         self._closed = True
-        for backend in list(self._environments):
-            self.release(backend)  # one that is still starting is stopped too, and its start then ends by itself
         for thread in self._starting.values():
-            thread.join(timeout=10)
+            programs.end_in(thread)
+        all_at_once(*(functools.partial(self.release, backend) for backend in list(self._environments)))
+        end = time.monotonic() + START_ENDS_S  # nothing is left that a start could wait for
+        for thread in self._starting.values():
+            thread.join(max(0.0, end - time.monotonic()))
 
 
 @dataclass

@@ -16,6 +16,7 @@ _COMMON = (
     click.option("--broker", metavar="BROKER", help="filesystem, redis, rabbitmq, or an address."),
     click.option("--worker-start", type=click.Choice(("fork", "exec")), help="Of commands in emulated containers."),
     click.option("--patience", metavar="SECONDS", type=float, help="Stillness that proves 'stuck', for own timers."),
+    click.option("--processes", metavar="N", type=int, help="Processes of an environment above which it is stopped."),
     click.option("--expectations", metavar="FILE", help="Known failures, strictly."),
 )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from executor_conformance.suites import on_demand
 from executor_conformance.suites.cases import PACKAGE
+from executor_conformance.suites.interrupt import interrupt_workers
 from executor_conformance.suites.items import level_of_item, spec_of, subject_of
 from executor_conformance.suites.marks import extended
 from executor_conformance.suites.reporting import LOST, RESULT, SUBJECT, Collected
@@ -402,14 +403,33 @@ _present: pytest.Config | None = None
 """The configuration of this process; the hook above is given none."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """Begin to stop the environments before anything else is done: they may have loaded the machine."""
+    if _present is None or STATE not in _present.stash:
+        return
+    state = _present.stash[STATE]
+    state.interrupts.ending = True
+    interrupt_workers(_present)
+    state.begin_to_close()
+    if not _present.option.fulltrace:
+        excinfo.traceback = excinfo.traceback[-1:]  # pytest parses the source of each entry, and shows the last
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Stop the environments, write the report, and say what the run amounts to."""
     if STATE not in session.config.stash:
         return
-    session.config.stash[STATE].close()
-    if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
-        session.exitstatus = session.config.stash[COLLECTED].conclude(session, exitstatus)
+    state = session.config.stash[STATE]
+    state.interrupts.ending = True
+    state.begin_to_close()
+    try:
+        if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
+            session.exitstatus = session.config.stash[COLLECTED].conclude(session, exitstatus)
+    finally:
+        state.close()
+        state.interrupts.give_back()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

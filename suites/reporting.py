@@ -24,6 +24,11 @@ class Collected:
     """The results of a run as they come in; one per pytest process."""
 
     def __init__(self, state: ConformanceState) -> None:
+        # Now, and not at the end: an interrupted run must not wait for imports, nor for a look at what is installed
+        from executor_conformance.harness.report import outcome, store, terminal  # noqa: F401
+        from executor_conformance.harness.session import providers
+
+        self._providers = providers()
         self.state = state
         self.cases: dict[tuple[str, str], dict[str, Any]] = {}
         self.subjects: dict[str, dict[str, Any]] = {}
@@ -74,7 +79,6 @@ class Collected:
     def _make(self, session: pytest.Session) -> Report:
         from executor_conformance.harness.report.model import CaseResult, Report, RunInfo, SubjectInfo
         from executor_conformance.harness.report.outcome import apply_control_group
-        from executor_conformance.harness.session import providers
         from executor_conformance.harness.versions import broker_kind
         from executor_conformance.suites.on_demand import demanded, explorations
 
@@ -100,7 +104,7 @@ class Collected:
             contract_version=state.catalogue.version,
             airflow_version=self.facts.get("airflow_version", ""),
             edition=self.facts.get("edition", ""),
-            providers=providers(),
+            providers=self._providers,
             python=platform.python_version(),
             database=self.facts.get("database", state.options.database),
             started=state.started.isoformat(timespec="seconds").replace("+00:00", "Z"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import tempfile
+import threading
 import time
 from dataclasses import replace
 from importlib import resources
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+from executor_conformance.suites.interrupt import Interrupts
 
 if TYPE_CHECKING:
     from executor_conformance.harness.errors import ConformanceError
@@ -71,7 +73,9 @@ class ConformanceState:
         self.results: list[dict[str, Any]] = []
         self.described: dict[str, dict[str, Any]] = {}
         self.run_facts: dict[str, Any] = {}
+        self.interrupts = Interrupts()
         self._pool: EnvironmentPool | None = None
+        self._closing: threading.Thread | None = None
         self._recorder: Recorder | None = None
 
     def _load_expectations(self, given: str | None) -> Any:
@@ -125,11 +129,18 @@ class ConformanceState:
             reporter.ensure_newline()
             reporter.write_line(text)
 
+    def begin_to_close(self) -> None:
+        """Begin to stop the environments of this process; :meth:`close` waits for the end of it."""
+        if self._pool is not None and self._closing is None:
+            self._closing = threading.Thread(target=self._pool.close, name="close", daemon=True)
+            self._closing.start()
+
     def close(self) -> None:
         """Stop the environments of this process."""
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+        self.begin_to_close()
+        if self._closing is not None:
+            self._closing.join()
+            self._closing = self._pool = None
 
 
 def _own_expectations(config: pytest.Config) -> Path | None:

@@ -170,6 +170,10 @@ class _Teller:
         label = f"scheduler {what}" + (f": {message.partition(':')[0]}" if message else "")
         self._add(SCHEDULER, event, label, f"scheduler {what} {_fields(event, 'what')}", look, 0)
 
+    def _runaway(self, event: Event) -> None:
+        text = f"stopped, for it exceeded its budget: {_fields(event, 'growth', 'parents', 'largest')}"
+        self._add(SCHEDULER, event, f"runaway: {event['what']}", text, "bad", 0)
+
     def _slots(self, event: Event) -> None:
         for executor, slots in event["executors"].items():
             running, queued = ([self._who(key) for key in slots[name]] for name in ("running", "queued"))
@@ -293,7 +297,7 @@ class _Teller:
 
 _KINDS = frozenset(
     ("submitted", "row", "task_row", "workload", "scheduler", "slots", "event", "effect", "process", "wire", "fault")
-).union(("rest", "bound", "end"))
+).union(("rest", "bound", "runaway", "end"))
 
 
 def _sequence(event: Event) -> tuple[float, float]:
