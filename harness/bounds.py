@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from executor_conformance.harness.backend import Backend, Variant
-from executor_conformance.harness.limits import KILL_S, LIMITS
+from executor_conformance.harness.limits import API_TIMEOUT_S, KILL_S, LIMITS
 
 CALLABLE_TIMEOUT = "[callbacks] callback_execution_timeout, and the kill after it"
+API_TIMEOUT = "[workers] execution_api_timeout"
 
 
 def timers_of(backend: Backend) -> Mapping[str, float]:
     """Return all timers of an environment that may hold back a workload, in seconds by name."""
-    return {**backend.timers(), CALLABLE_TIMEOUT: backend.callable_timeout_s + KILL_S}
+    own = {CALLABLE_TIMEOUT: backend.callable_timeout_s + KILL_S, API_TIMEOUT: float(API_TIMEOUT_S)}
+    return {**backend.timers(), **own}
 
 
 def settle_s(backend: Backend, variant: Variant) -> float:

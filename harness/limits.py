@@ -53,3 +53,5 @@ class Limits:
 LIMITS = Limits()
 KILL_S = 5.0
 """Seconds between SIGTERM and SIGKILL of a callable that has run past ``[callbacks] callback_execution_timeout``."""
+API_TIMEOUT_S = 30
+"""``[workers] execution_api_timeout``: a request that a case holds must not time out meanwhile."""

@@ -8,6 +8,8 @@ import secrets
 from importlib import resources
 from pathlib import Path
 
+from executor_conformance.harness.limits import API_TIMEOUT_S
+
 PARALLELISM = 3
 """``[core] parallelism`` of every environment: small, so that a full executor is cheap to make."""
 
@@ -81,7 +83,7 @@ def base_environ(folder: Path, executor: str, callable_timeout_s: float, fingerp
         # A supervisor waits one heartbeat interval when its child's sockets close late
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "3",
-        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",  # a held request must not time out while it is held
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": str(API_TIMEOUT_S),
         "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MIN": "0.1",
         "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "0.4",
         "AIRFLOW__CALLBACKS__CALLBACK_EXECUTION_TIMEOUT": str(callable_timeout_s),

@@ -44,6 +44,7 @@ class KubernetesBackend(Backend):
         ),
     )
     stands_alone: ClassVar = True
+    polls_s: ClassVar = RECONCILE_S
     crowd = 10
     faults: ClassVar[Mapping[str, Sequence[str]]] = {point: tuple(ways) for point, ways in FAULTS.items()}
     further: ClassVar = FURTHER
