@@ -186,7 +186,10 @@ class Backend(ABC):
     polls_s: ClassVar[float] = 1.0
     """After how long at most the executor, or a worker, asks the control plane again."""
     calls_per_workload: ClassVar[Mapping[str, float]] = {}
-    """How often at most an executor needs an operation of the control plane for one workload; polls are not listed."""
+    """How often at most an executor needs an operation of the control plane for one workload; polls are not listed.
+
+    A little above one leaves room for a call that a loaded machine has made late, and that was repeated.
+    """
     worker_concurrency: ClassVar[int] = 5
     crowd: int | None = None
     """How many callbacks are sent at once; None: as many as this machine bears where each imports all of Airflow."""

@@ -509,8 +509,8 @@ class Environment:
         self._record(seen)
         self.sink("scheduler", what="ended", how=how, pid=pid, took_s=seen["took_s"], failed_with=seen["failed_with"])
         self.scheduler.close()
-        deadline = time.monotonic() + LIMITS.stop_grace
-        while time.monotonic() < deadline and set(tree) & set(self.processes()):
+        deadline = Deadline(LIMITS.beyond_a_timer)
+        while set(tree) & set(self.processes()) and not deadline.over():
             time.sleep(0.02)
         left = sorted(set(tree) & set(self.processes()))
         self.sink("probe", name="left behind", how=how, processes={str(each): titles.get(each, "?") for each in left})

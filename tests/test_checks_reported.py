@@ -81,12 +81,22 @@ def delivered(*spans: tuple[float, float | None], **fault: Any) -> Written:
     return written
 
 
-def claimed_by(first: int, second: int, *, gone: bool = False) -> Written:
-    """Two claims; ``gone``: the first worker had ended before the second claim."""
+def claimed_by(first: int, second: int, *, gone: bool = False, lives: bool = False, gone_s: float = 0.0) -> Written:
+    """Two claims.
+
+    :param gone: the first worker had ended before the second claim.
+    :param lives: the first worker's child does something after the second claim.
+    :param gone_s: the first worker's end is seen so many seconds after the second claim.
+    """
     written = history().callback().wire_claim(pid=first)
     if gone:
         written.add("process", what="gone", pid=first, ppid=1, title="worker")
-    return written.wire_claim(status=409, pid=second)
+    written.wire_claim(status=409, pid=second)
+    if lives:
+        written.add("effect", what="effect", pid=first + 1, ppid=first, probe="p1")
+    if gone_s:
+        written.add("process", written.t + gone_s, what="gone", pid=first, ppid=1, title="worker")
+    return written
 
 
 DELIVERY = [
@@ -98,7 +108,10 @@ DELIVERY = [
     ("worker-lost", delivered((1.0, None), (2.0, 3.0), name="during", victim="node"), NA, "the transport itself"),
     ("child-killed", delivered((1.0, None), (2.0, 3.0), name="during", victim="child"), FAIL, "accepted the callback"),
     ("one-worker-asks-twice", claimed_by(WORKER, WORKER), PASS, ""),
-    ("two-workers", claimed_by(WORKER, 201), FAIL, "A second worker wanted to claim"),
+    ("two-workers", claimed_by(WORKER, 201, lives=True), FAIL, "A second worker wanted to claim"),
+    ("long-after-the-other", claimed_by(WORKER, 201, gone_s=5.0), FAIL, "A second worker wanted to claim"),
+    ("its-end-is-seen-late", claimed_by(WORKER, 201, gone_s=1.0), PASS, ""),
+    ("its-end-is-never-seen", claimed_by(WORKER, 201), PASS, ""),
     ("one-after-the-other", claimed_by(WORKER, 201, gone=True), PASS, ""),
     ("nothing-seen", history().callback(), NA, "neither a delivery nor a claim"),
 ]
@@ -132,7 +145,7 @@ ENDING = [
     ("lost", left_behind(ending(told=False)), FAIL, "the end of a callable that ran is in no event"),
     ("on-a-remote-worker", left_behind(ending(told=False, below=False)), PASS, ""),
     ("terminated", left_behind(ending("terminate", told=False)), PASS, "terminate() returned"),
-    ("left", left_behind(ending(), **{"301": "worker: hold"}), FAIL, "1 of its processes are still there"),
+    ("left", left_behind(ending(), **{"301": "worker: hold"}), FAIL, "1 processes of the scheduler do not end"),
     (
         "raises",
         ending(took_s=0.1, failed_with={"raised": "OSError", "message": "x"}),

@@ -47,6 +47,7 @@ class BatchBackend(AwsBackend):
     title: ClassVar[str] = "AWS Batch"
     submission: ClassVar[str] = "SubmitJob"
     executor: ClassVar[str] = "airflow.providers.amazon.aws.executors.batch.batch_executor.AwsBatchExecutor"
+    calls_per_workload: ClassVar = {"SubmitJob": 1.25, "TerminateJob": 1}
     variants: ClassVar = variants_of("batch", f"{SECTION}MAX_SUBMIT_JOB_ATTEMPTS")
     further: ClassVar = {
         "submit-refused": faults.FURTHER_SUBMISSIONS,

@@ -51,6 +51,7 @@ class EcsBackend(AwsBackend):
     title: ClassVar[str] = "Amazon ECS"
     submission: ClassVar[str] = "RunTask"
     executor: ClassVar[str] = "airflow.providers.amazon.aws.executors.ecs.ecs_executor.AwsEcsExecutor"
+    calls_per_workload: ClassVar = {"RunTask": 1.25, "StopTask": 1}
     further: ClassVar = {
         "submit-refused": {*faults.FURTHER_SUBMISSIONS, "failures"},
         "stopped": {"out-of-memory"},

@@ -59,6 +59,7 @@ class LambdaBackend(AwsBackend):
     title: ClassVar[str] = "AWS Lambda and Amazon SQS"
     submission: ClassVar[str] = "Invoke"
     executor: ClassVar[str] = "airflow.providers.amazon.aws.executors.aws_lambda.lambda_executor.AwsLambdaExecutor"
+    calls_per_workload: ClassVar = {"Invoke": 1.25, "DeleteMessage": 1.5}
     needs: ClassVar = (*AwsBackend.needs, "awslambdaric")
     runner: ClassVar[str] = "the provider's handler under awslambdaric, in host processes"
     further: ClassVar = {

@@ -45,6 +45,7 @@ class KubernetesBackend(Backend):
     )
     stands_alone: ClassVar = True
     polls_s: ClassVar = RECONCILE_S
+    calls_per_workload: ClassVar = {"create pods": 1.25, "delete pods": 1.5, "patch pods": 2}
     crowd = 10
     faults: ClassVar[Mapping[str, Sequence[str]]] = {point: tuple(ways) for point, ways in FAULTS.items()}
     further: ClassVar = FURTHER

@@ -7,6 +7,7 @@ it, and the interpreter's profile hook tells when core hands a workload to ``que
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import hmac
 import os
@@ -95,6 +96,7 @@ class SchedulerSide:
         self.names = {id(executor): self._name(executor) for executor in executors}
         self.notes: list[dict[str, Any]] = []
         self.workloads: list[dict[str, Any]] = []
+        self.ended = False
         self.slots: dict[str, Any] = {}
         self.tokens: dict[str, str] = {}
         self.pace = Pace()
@@ -274,6 +276,7 @@ class SchedulerSide:
     def end(self, how: str) -> dict[str, Any]:
         """Call ``end()`` or ``terminate()`` of each executor, as core does at its end; it reads no event afterwards."""
         self._record_events()
+        self.ended = True
         began, failed = time.monotonic(), None
         for executor in self.runner.executors:
             try:
@@ -328,3 +331,6 @@ def serve(channel: Channel) -> None:
         except Exception as error:
             answer = failure(error)
         channel.send(answer)
+    if side.ended:
+        # As any interpreter does at its end: multiprocessing ends its daemonic processes, and waits for the others
+        atexit._run_exitfuncs()

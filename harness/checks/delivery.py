@@ -10,6 +10,8 @@ from executor_conformance.harness.view import CallbackView, HistoryView, line
 
 BY_THE_TRANSPORT = ("redelivery", "during")
 """Faults after which the transport may rightly deliver a workload again: a copied message, a lost worker."""
+SEEN_LATE_S = 2.0
+"""How much later than it happened the end of a process may be seen on a loaded machine."""
 
 
 @decides("CRASH-10")
@@ -37,12 +39,29 @@ def in_one_pair_of_hands(view: HistoryView) -> Found:
 
 
 def _another_claimant(view: HistoryView, callback: CallbackView) -> Event | None:
-    """Return a claim by another process than the first claim's, made while that one was alive."""
+    """Return a claim by another process than the first claim's, made while that one was alive for sure."""
     first = next((claim for claim in callback.claims if claim.get("pid")), None)
     if first is None:
         return None
-    ends = [event["t"] for event in view.of("process", what="gone", pid=first["pid"]) if event["t"] >= first["t"]]
-    over = min(ends, default=float("inf"))
+    until = _surely_alive_until(view, first)
     return next(
-        (claim for claim in callback.claims if claim.get("pid") not in (None, first["pid"]) and claim["t"] < over), None
+        (claim for claim in callback.claims if claim.get("pid") not in (None, first["pid"]) and claim["t"] < until),
+        None,
     )
+
+
+def _surely_alive_until(view: HistoryView, claim: Event) -> float:
+    """Return the last moment at which the claimant was alive for sure: what it did itself, or well before it was gone.
+
+    Its end alone proves nothing: a process that lives for a moment only may never be seen, and an end is seen late.
+    """
+    pid = claim["pid"]
+    killed = min((fault["t"] for fault in view.faults() if pid in fault.get("pids", ())), default=float("inf"))
+    did = [event["t"] for kind in ("wire", "effect") for event in view.of(kind) if pid in _owners(event)]
+    gone = [event["t"] - SEEN_LATE_S for event in view.of("process", what="gone", pid=pid) if event["t"] >= claim["t"]]
+    return min(max([claim["t"], *did, *gone[:1]]), killed)
+
+
+def _owners(event: Event) -> tuple[int | None, ...]:
+    """Return the process that an event is of; an answer is the server's doing."""
+    return () if event.get("phase", "request") != "request" else (event.get("pid"), event.get("ppid"))

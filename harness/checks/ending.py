@@ -29,7 +29,7 @@ def ends_with_work_in_flight(view: HistoryView) -> Found:
     left = view.probe("left behind")
     if left and left[-1]["processes"]:
         return Broken(
-            f"After {call} and the end of the scheduler {len(left[-1]['processes'])} of its processes are still there",
+            f"{call} returned, and {len(left[-1]['processes'])} processes of the scheduler do not end",
             tuple(f"{pid}: {title}" for pid, title in list(left[-1]["processes"].items())[:8]),
         )
     return Kept(f"{call} returned after {over['took_s']:.1f} s")

@@ -43,6 +43,15 @@ class RepeatsARefusedDeletionForEver(KubernetesCallbackExecutor):
         super()._change_state(results, **kwargs)
 
 
+class DeletesEachPodTwice(KubernetesCallbackExecutor):
+    """ROUTE-11: once when it hears of the end, and once more when it takes note of it."""
+
+    def _change_state(self, results: Any, **kwargs: Any) -> None:
+        super()._change_state(results, **kwargs)
+        if getattr(results.state, "value", results.state) != "running":
+            self.kube_scheduler.delete_pod(pod_name=results.pod_name, namespace=results.namespace)
+
+
 class WaitsForEverForAnAnswer(KubernetesCallbackExecutor):
     """Its requests have no time limit, as in the default configuration."""
 

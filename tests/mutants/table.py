@@ -155,6 +155,7 @@ MUTANTS = (
     _aws("lambda", "DeletesEachResult", "ROUTE-10", "foreign", also=("success",)),
     _aws("ecs", "StopsTasksThatItDoesNotKnow", "ROUTE-10", "foreign", also=("success",)),
     _aws("batch", "TerminatesJobsOfItsName", "ROUTE-10", "foreign", also=("success",)),
+    _kubernetes("DeletesEachPodTwice", "ROUTE-11", "residue", also=("success",)),
     _kubernetes("AdoptsWhatAnyoneHasCompleted", "ROUTE-10", "foreign", also=("success",)),
     # What it has taken over it reports as well
     _kubernetes("TakesEachPodForItsOwn", "ROUTE-10", "foreign", "ROUTE-6", also=("success",)),
