@@ -6,7 +6,7 @@ from executor_conformance.harness.case import Case, NotApplicable
 from executor_conformance.suites.marks import decides
 
 
-@decides("ROUTE-10")
+@decides("ROUTE-10", callbacks=False)
 def test_leaves_others_alone(case: Case) -> None:
     """Beside results, jobs or pods of another deployment, the executor starts anew and runs two workloads."""
     backend = case.env.backend

@@ -77,8 +77,8 @@ def _after_a_polite_end(view: HistoryView, ended: Event) -> Found:
         told = [event for event in callback.events if event["state"] in TERMINAL and event["t"] <= ended["t"]]
         if told and callback.final not in TERMINAL:
             return Broken(
-                f"The executor reported {told[-1]['state'].upper()} before its end() returned, and core ended without "
-                "reading it",
+                f"The executor reported {told[-1]['state'].upper()} before its {ended['how']}() returned, and core "
+                "ended without reading it",
                 callback.story(),
                 owner=CORE,
             )
