@@ -9,13 +9,17 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 from executor_conformance.harness.backend import Options
 from executor_conformance.harness.session import backends
+from executor_conformance.harness.versions import line_of
 
+ROOT = Path(__file__).parent.parent
+LINE = line_of(version("apache-airflow-core"))
 SUBJECTS = {
     "local": "TasksOnlyLocalExecutor",
     "local-by-flag": "FlaggedLocalExecutor",
@@ -37,7 +41,9 @@ def run(tmp_path: Path, subject: str, *more: str) -> dict[str, Any]:
     command += ["-p", "no:cacheprovider", "--conformance-backend", backend, "--conformance-report", "report", *more]
     if name := SUBJECTS[subject]:
         command += ["--conformance-executor", f"tests.executors.tasks_only.{name}"]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    else:
+        command += ["--conformance-expectations", str(ROOT / "expectations" / f"{LINE}.toml")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=RUN_S, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     report: dict[str, Any] = json.loads((tmp_path / "report" / "report.json").read_text("utf-8"))
