@@ -25,7 +25,7 @@ from executor_conformance.harness.supervisor import ManagedProcess
 POLL_S = 1
 HEARTBEAT_S = 5
 API_RETRIES, API_RETRY_WAIT_MAX_S = 10, 0.4
-ORPHANED_AFTER_S = 25
+ORPHANED_AFTER_S = 32
 """Well above what a callback may take here (its timeout, the kill, a loaded machine), or the executor takes a
 running job for an orphan."""
 OVER = frozenset({"success", "failed", "removed", None})
@@ -41,7 +41,7 @@ class EdgeBackend(Backend):
     executor: ClassVar[str] = "airflow.providers.edge3.executors.edge_executor.EdgeExecutor"
     api_apps: ClassVar[str] = "all"
     chooses: ClassVar[str] = "worker"
-    callable_timeout_s: ClassVar[int] = 14  # below ORPHANED_AFTER_S: a job tells nothing of itself while it runs
+    callable_timeout_s: ClassVar[int] = 20  # below ORPHANED_AFTER_S: a job tells nothing of itself while it runs
     apis: ClassVar = {"edge": "/edge_worker/v1/rpcapi"}
     variants: ClassVar = (
         Variant("edge", smoke=True, note="as released"),

@@ -18,6 +18,7 @@ from executor_conformance.harness.backend import Backend, Options, Site, Variant
 from executor_conformance.harness.limits import KILL_S, LIMITS
 from executor_conformance.harness.session import backends
 from executor_conformance.harness.settings import base_environ
+from executor_conformance.suites.test_run import LEAST_LEFT_S, LONG_S
 
 from tests.test_aws_account import written
 
@@ -97,6 +98,12 @@ def test_no_bound_is_shorter_than_a_configured_timer(backend: Backend, variant: 
 def test_something_may_come_of_a_poll_for_longer_than_two_of_them(backend: Backend, tmp_path: Path) -> None:
     polls = {name: value for name, value in configured(backend, tmp_path).items() if POLLED.search(name)}
     assert {name: value for name, value in polls.items() if 2 * value >= bounds.poll_s(backend, 0.0)} == {}
+
+
+@pytest.mark.parametrize("name", sorted(backends()))
+def test_a_long_callable_fits_into_its_timeout(name: str) -> None:
+    start_s = 5.0  # of the worker beside it, on a busy machine
+    assert LONG_S + LEAST_LEFT_S + start_s <= backends()[name].callable_timeout_s
 
 
 class Slow(LocalBackend):

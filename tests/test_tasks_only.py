@@ -30,7 +30,7 @@ SUBJECTS = {
     "lambda": "TasksOnlyLambdaExecutor",
     "kubernetes": None,  # as released, it runs no callbacks
 }
-DECIDED = ("DECL-1", "DECL-3", "DECL-4", "DECL-7", "TASK-1")
+DECIDED = ("DECL-1", "DECL-3", "DECL-4", "DECL-5", "DECL-8", "TASK-1")
 RUN_S = 1800  # a bound on a run on a loaded machine
 
 

@@ -58,7 +58,7 @@ class CeleryBackend(Backend):
     """The ways of all brokers together; an environment has those of its own broker."""
     further: ClassVar = {"submit-refused": {AWAY_ONCE, CLOSED}}
     unreachable: ClassVar = {"redelivery": "This broker shows nobody a message that a worker has taken."}
-    callable_timeout_s: ClassVar[int] = 14  # below VISIBILITY_TIMEOUT_S: a message is acknowledged late
+    callable_timeout_s: ClassVar[int] = 20  # below VISIBILITY_TIMEOUT_S: a message is acknowledged late
     carriers: ClassVar = {"file:broker": "the broker's message"}
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 from executor_conformance.backends.celery.messages import Publications
 from executor_conformance.harness.errors import HarnessError
 
-VISIBILITY_TIMEOUT_S = 25
+VISIBILITY_TIMEOUT_S = 32
 """Seconds after which a Redis delivers an unacknowledged message again.
 
 Clearly above a callable's timeout and the five seconds until its supervisor kills it, on a loaded machine.
