@@ -6,7 +6,6 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +15,9 @@ from executor_conformance.backends.celery.backend import QUEUES, REDELIVERY_S, S
 from executor_conformance.backends.celery.base import VISIBILITY_TIMEOUT_S, Broker
 from executor_conformance.backends.celery.messages import Publication, Publications
 from executor_conformance.backends.edge import ORPHANED_AFTER_S, EdgeBackend
-from executor_conformance.backends.local import LocalBackend
 from executor_conformance.backends.moments import monotonic_at, monotonic_of
 from executor_conformance.harness import journal
-from executor_conformance.harness.backend import OTHER_QUEUE, Backend, Options, Site
-from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.backend import OTHER_QUEUE, Options, Site
 from executor_conformance.harness.processes import ProcessInfo
 
 KILL_S = 5.0
@@ -169,22 +166,6 @@ def test_processes_that_publish_are_no_units(backend: CeleryBackend) -> None:
     assert backend.units(processes) == []
     processes[12] = ProcessInfo(12, 11, "airflow supervisor: callback", "S", 0, 12)
     assert backend.units(processes) == [11, 12]
-
-
-def environments() -> Iterator[Any]:
-    for broker in (None, "redis://h/0", "rediss://h/0", "amqp://h//"):
-        yield pytest.param(CeleryBackend, Options(broker=broker), id=f"celery-{broker or 'filesystem'}")
-    yield pytest.param(EdgeBackend, Options(), id="edge")
-    yield pytest.param(LocalBackend, Options(), id="local")
-
-
-@pytest.mark.parametrize(("kind", "options"), list(environments()))
-def test_no_bound_is_shorter_than_a_timer(kind: type[Backend], options: Options, tmp_path: Path) -> None:
-    supervisor: Any = SimpleNamespace()
-    backend = kind(Site(tmp_path, supervisor, options, kind.variants[0]))
-    timers = backend.timers()
-    assert timers
-    assert max(timers.values()) + 5 <= max(LIMITS.settle, backend.settle_s), "and a loaded machine"
 
 
 def test_a_visibility_timeout_gives_the_callback_time_for_its_second_worker(tmp_path: Path) -> None:
