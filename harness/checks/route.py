@@ -5,6 +5,7 @@ from __future__ import annotations
 from executor_conformance.harness.checker import Broken, Found, Kept, Undecided, Unproven, decides
 from executor_conformance.harness.history import Event
 from executor_conformance.harness.limits import LIMITS
+from executor_conformance.harness.pressure import Deadline
 from executor_conformance.harness.view import TASK_ENDED, TERMINAL, HistoryView, line
 
 CALLBACK_STATES = frozenset({"scheduled", "pending", "queued", "running", "success", "failed"})
@@ -210,8 +211,6 @@ def goes_to_its_queue(view: HistoryView) -> Found:
     return Kept(f"the queue '{found}'")
 
 
-OVERLOADED_TIMES = 3.0
-"""By how much a bound grows on a machine without CPU left, for what a call waits for gets none."""
 REMOTE_FAULTS = ("submit-refused", "start-impossible", "accepted-lost", "observation", "clean-up", "adoption", "hang")
 """Fault points at which the remote side keeps an executor waiting, so that a call may take as long as a request."""
 
@@ -228,7 +227,8 @@ def comes_back_in_time(view: HistoryView) -> Found:
     limit = LIMITS.scheduler_step if remote else LIMITS.executor_call
     late = [call for call in view.of("slow call") if call["held_up_s"] > limit]
     for call in late:
-        if call["held_up_s"] > (OVERLOADED_TIMES * limit if call["overloaded"] else limit):
+        # On a machine without CPU left, what a call waits for gets none
+        if call["held_up_s"] > (Deadline.SLOWER * limit if call["overloaded"] else limit):
             return Broken(
                 f"{call['call']}() of {call['executor']} held up the scheduler for {call['held_up_s']:.1f} s; "
                 f"the bound is {limit:g} s",
