@@ -412,7 +412,7 @@ def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> N
     state.interrupts.ending = True
     interrupt_workers(_present)
     state.begin_to_close()
-    if not _present.option.fulltrace:
+    if type(excinfo.value) is KeyboardInterrupt and not _present.option.fulltrace:
         excinfo.traceback = excinfo.traceback[-1:]  # pytest parses the source of each entry, and shows the last
 
 

@@ -322,7 +322,7 @@ class Commands:
         self.clusters = "kind\n"
         self.fails: dict[str, str] = {"docker image inspect": "No such image"}
 
-    def __call__(self, argv: list[str], seconds: float, cwd: Path | None = None) -> str:
+    def __call__(self, argv: list[str], seconds: float, cwd: Path | None = None, always: bool = False) -> str:
         self.argv.append(list(argv))
         line = " ".join(argv)
         for beginning, message in self.fails.items():

@@ -195,7 +195,7 @@ def test_the_scheduler_stops_where_core_has_taken_the_terminal_event(
 def test_what_goes_on_after_the_row_has_ended_is_clearly_later() -> None:
     """Within ``SLACK`` of the row's end, CRASH-8 cannot tell before from after."""
     states = iter(["running", "running", "failed"])
-    case = Mock(**{"env.units.return_value": [1]})
+    case = Mock(**{"env.units.return_value": [1], "env.poll_s.side_effect": lambda at_least: at_least})
     case.state.side_effect = lambda callback: next(states)
     while_it_matters(case, Mock(), [])
     assert case.pump.call_count == 2

@@ -271,6 +271,7 @@ WALL = {
     "backends/aws/account.py": "the names of what is made in an account, by which a later run tells what is old",
     "backends/aws/preflight.py": "how old that is",
     "backends/aws/emulator": "what AWS answers has times of the wall clock",
+    "backends/moments.py": "the translation of a control plane's own times",
     "backends/kubernetes/emulator": "what Kubernetes answers has times of the wall clock",
     "backends/kubernetes/preflight.py": "the age of a certificate",
     "harness/airflow_side/seeding.py": "the dates of Dag runs and deadlines",

@@ -167,7 +167,7 @@ class NeverEndsWhileItWorks(Mutant):
     """CRASH-11: end() waits for a worker that waits for end()."""
 
     def end(self) -> None:
-        if self.running:
+        if self.workers:
             threading.Event().wait()
         super().end()
 

@@ -147,7 +147,7 @@ MUTANTS = (
     _slots("StartsWorkersWithoutEnd", "ROUTE-4", "success"),
     _slots("LeaksDescriptorsWithoutEnd", "ROUTE-4", "burst"),
     _celery("IgnoresTheConfiguredQueue", "ROUTE-5", "queue", also=("success",)),
-    _celery("InventsAQueue", "ROUTE-5", "queue"),
+    _celery("InventsAQueue", "ROUTE-5", "queue", "CRASH-1"),
     _local("ReportsAStranger", "ROUTE-6", "kwargs"),
     _kubernetes("WaitsForEverForAnAnswer", "ROUTE-7", "hang", "CRASH-5"),
     _slots("CountsNoCallback", "ROUTE-8", "success", mended=True),
@@ -198,7 +198,7 @@ MUTANTS = (
     _local("FailedThenSuccess", "CRASH-4", "raises", "STATE-3", "FAIL-5", "FAIL-1", also=("kwargs",)),
     _local("LosesTasksAfterAFailure", "CRASH-5", "child-killed"),
     # The step of the scheduler never comes back, so what it was to publish is not run
-    _celery("DeadlocksInItsPool", "CRASH-5", "burst", also=("success",)),
+    _celery("DeadlocksInItsPool", "CRASH-5", "burst", "ROUTE-7", also=("success",)),
     _local("SaysSuccessWithoutRunning", "CRASH-6", "idle-killed"),
     _worker("LeavesAnOrphan", "CRASH-8", "child-killed"),
     _local("TakesBackASuccess", "CRASH-9", "success", "STATE-3", "RUN-6"),
