@@ -195,9 +195,8 @@ class EdgeBackend(Backend):
         return []
 
     def timers(self) -> Mapping[str, float]:
-        """Return the timeouts of callable and orphan, and the intervals of a worker's polls and heartbeats."""
+        """Return the timeout of an orphan, and the intervals of a worker's polls and heartbeats."""
         return {
-            "[callbacks] callback_execution_timeout": float(self.callable_timeout_s),
             "[edge] job_poll_interval": float(POLL_S),
             "[edge] heartbeat_interval": float(HEARTBEAT_S),
             "[edge] api_retry_wait_max, each of api_retries": API_RETRIES * API_RETRY_WAIT_MAX_S,

@@ -48,10 +48,6 @@ class LocalBackend(Backend):
         """Children of the scheduler."""
         return "host processes below the scheduler" if self.site.options.executor else "forked host processes"
 
-    def timers(self) -> Mapping[str, float]:
-        """Return the callable's timeout."""
-        return {"[callbacks] callback_execution_timeout": float(self.callable_timeout_s)}
-
     def units(self, processes: Mapping[int, ProcessInfo]) -> list[int]:
         """Workers that are not idle, and everything that workers started, orphans included."""
         units = local_worker_units(processes, self.site.scheduler_pid)

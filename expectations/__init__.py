@@ -1,1 +1,1 @@
-"""What released executors and Airflow's core are known to break, by line; for their subclasses too."""
+"""The known failures of released executors and of core, by line of Airflow; their subclasses inherit them."""

@@ -347,7 +347,8 @@ class Backend(ABC):
     def timers(self) -> Mapping[str, float]:
         """Return the timers that this environment configures and that may hold back a workload, in seconds by name.
 
-        No bound of the harness on a workload is shorter than any of them.
+        No bound of the harness on a workload is shorter than any of them. The timeout of a callable is not among them:
+        ``bounds.py`` adds it for every environment.
         """
         return {}
 

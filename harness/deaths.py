@@ -25,7 +25,7 @@ _LOCKED = "database is locked"
 
 @dataclass(frozen=True)
 class Origin:
-    """What tells an executor's code from core's: where it lies, its tables, and what it declares."""
+    """The marks of an executor's code beside core's: where it lies, its tables, and what it declares."""
 
     sources: tuple[str, ...] = ()
     """Files of its classes, and folders of the packages that they belong to; BaseExecutor's not."""

@@ -18,10 +18,8 @@ from executor_conformance.backends.edge import ORPHANED_AFTER_S, EdgeBackend
 from executor_conformance.backends.moments import monotonic_at, monotonic_of
 from executor_conformance.harness import journal
 from executor_conformance.harness.backend import OTHER_QUEUE, Options, Site
+from executor_conformance.harness.limits import KILL_S
 from executor_conformance.harness.processes import ProcessInfo
-
-KILL_S = 5.0
-"""How long Airflow's supervisor waits between the signals to a callable that has reached its timeout."""
 
 
 class StubBroker(Broker):

@@ -184,9 +184,8 @@ class CeleryBackend(Backend):
         return sorted(self._pool(processes) - set(self.units(processes)))
 
     def timers(self) -> Mapping[str, float]:
-        """Return the callable's timeout, and those of a hanging publish, a dead pool process and the broker."""
+        """Return the timeouts of a hanging publish, a dead pool process and the broker."""
         found = {
-            "[callbacks] callback_execution_timeout": float(self.callable_timeout_s),
             "[celery] operation_timeout, each of task_publish_max_retries": OPERATION_TIMEOUT_S * (PUBLISH_RETRIES + 1),
             "worker_lost_wait": LOST_WAIT_S,
         }

@@ -87,7 +87,7 @@ class Broker(ABC):
         return {}
 
     def lost(self) -> str:
-        """Whether it was started here and has ended, in a sentence; empty if not."""
+        """Return a sentence if the broker was started here and has ended; empty otherwise."""
         return ""
 
     def stop(self) -> None:  # noqa: B027

@@ -18,7 +18,7 @@ from executor_conformance.backends.celery.relay import AWAY
 from executor_conformance.harness.errors import HarnessError
 
 KEPT = 50
-"""How many of the last messages can be published again."""
+"""Number of the last messages that can be published again."""
 
 
 class FilesystemBroker(Broker):

@@ -300,7 +300,7 @@ CONTAINERS: dict[str, tuple[str, int, str, dict[str, str]]] = {
         {"RABBITMQ_DEFAULT_USER": "guest", "RABBITMQ_DEFAULT_PASS": "guest"},
     ),
 }
-"""By scheme: image (as in docker-compose.yml), port, the user's part of the address, and environment."""
+"""Servers by scheme: image (as in docker-compose.yml), port, the user's part of the address, and environment."""
 BINARIES = {"redis": "redis-server", "amqp": "rabbitmq-server"}
 
 

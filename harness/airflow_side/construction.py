@@ -1,4 +1,4 @@
-"""What loading and constructing an executor starts, told by the interpreter's audit events and by what is left.
+"""Find what loading and constructing an executor starts, by the interpreter's audit events and by what is left.
 
 The scheduler constructs its executors, and so does every process that only wants to know one: the API server, the Dag
 processor, the command line. Nothing may be running afterwards.
@@ -85,7 +85,7 @@ def construction(path: str, own_settings: Iterable[str]) -> dict[str, Any]:
     from airflow.executors.base_executor import BaseExecutor
 
     class Plain(BaseExecutor):
-        """What core itself starts with its first executor is not the subject's."""
+        """Leave out what core itself starts with its first executor."""
 
     Plain()
     watch = Watch()

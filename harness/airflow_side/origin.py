@@ -1,4 +1,4 @@
-"""What tells an executor's code from core's, as the process that has loaded the executor sees it."""
+"""Tell an executor's code from core's, as the process that has loaded the executor sees it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the executor's methods hold up the scheduler's loop, without the time in which the machine gave no CPU."""
+"""Measure how long the executor holds up the scheduler's loop, without the time that the machine gave no CPU."""
 
 from __future__ import annotations
 

@@ -244,7 +244,7 @@ def _death(event: Event) -> Found:
         return Unproven(f"the scheduler ended for a reason of the environment: {told}")
     evidence = (line(event, "what", "where", "type", "message", "cause"),)
     if cause.get("owner") == CORE:
-        return Broken(f"The scheduler ended by a defect of core's own: {told}", evidence, owner="core")
+        return Broken(f"The scheduler ended by a defect of core's own: {told}", evidence, owner=CORE)
     return Broken(f"The scheduler did not survive: {told}", evidence)
 
 

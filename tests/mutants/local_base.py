@@ -69,6 +69,19 @@ class Mutant(LocalExecutor):
             super()._finish_dispatch(key, altered)
 
 
+class KnowsWhenItReads(Mutant):
+    """Has ``_reading`` set while it reads what its workers have reported."""
+
+    _reading = False
+
+    def _read_results(self) -> None:
+        self._reading = True
+        try:
+            super()._read_results()
+        finally:
+            self._reading = False
+
+
 class Through:
     """A queue through which each item goes by way of ``see``."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from airflow.executors.workloads import ExecuteCallback, ExecuteTask
 from airflow.models.callback import CallbackKey
 from airflow.utils.state import CallbackState
-from local_base import TERMINAL, Mended, Mutant, call, put_before
+from local_base import TERMINAL, KnowsWhenItReads, Mended, Mutant, call, put_before
 from sqlalchemy import delete
 
 # ------------------------------------------------------------------------------------------- what it hands on
@@ -174,17 +174,8 @@ class SaysNothingOfAFailure(Mutant):
         return None if isinstance(key, CallbackKey) and state == CallbackState.FAILED else state
 
 
-class SilentWhenAWorkerDies(Mutant):
+class SilentWhenAWorkerDies(KnowsWhenItReads):
     """CRASH-1."""
-
-    _reading = False
-
-    def _read_results(self) -> None:
-        self._reading = True
-        try:
-            super()._read_results()
-        finally:
-            self._reading = False
 
     def altered(self, key: Any, state: Any) -> Any:
         return state if self._reading else None

@@ -9,23 +9,14 @@ from typing import Any
 from airflow.executors.workloads import ExecuteCallback
 from airflow.models.callback import CallbackKey
 from airflow.utils.state import CallbackState
-from local_base import TERMINAL, WorkerMutant
+from local_base import TERMINAL, KnowsWhenItReads, WorkerMutant
 
 LATE_S = 3.0
 """Time for a scheduler to see what an executor said before its worker."""
 
 
-class Reports(WorkerMutant):
+class Reports(KnowsWhenItReads, WorkerMutant):
     """Its workers report the end, and it says a terminal state only of a callback whose worker has died."""
-
-    _reading = False
-
-    def _read_results(self) -> None:
-        self._reading = True
-        try:
-            super()._read_results()
-        finally:
-            self._reading = False
 
     def before(self, workload: ExecuteCallback) -> None:
         from airflow.sdk.execution_time.callback_supervisor import CallbackSubprocess
